@@ -1,0 +1,70 @@
+//! The APIs that this broker answers: one table line each, one file each under `api/`.
+//!
+//! A handler is a synchronous function on the worker that read the request:
+//!
+//! ```text
+//! pub fn handle(cx: &mut RequestContext<'_>, request: XRequest) -> Reply<XResponse>
+//! ```
+//!
+//! What is not in the table is not advertised and closes the connection. Versions come from `ottla_protocol::api`, the table of the
+//! protocol; the two are checked against each other by a test.
+
+mod context;
+mod reply;
+
+use crate::pending::api::ApiKey;
+use crate::pending::wire::{DecodeError, Message, Reader};
+
+pub use context::{ConnectionState, RequestContext};
+pub(crate) use reply::Origin;
+pub use reply::{Output, Parked, Piece, Reply, ReplySlot, Resume, Wakeup};
+
+/// A handler's reply once its response is bytes.
+pub(crate) enum Answer {
+    Now(Output),
+    Later,
+    None,
+    Park(Box<dyn Parked>),
+    Close(&'static str),
+}
+
+macro_rules! handlers {
+    ($($key:ident => $handler:path,)*) => {
+        /// Every API that has a handler, in the order of the table.
+        pub const SERVED: &[ApiKey] = &[$(ApiKey::$key),*];
+
+        /// Decodes the body and runs the handler; `None` when the API has none.
+        pub(crate) fn dispatch(
+            cx: &mut RequestContext<'_>,
+            body: &mut Reader,
+        ) -> Option<Result<Answer, DecodeError>> {
+            match cx.api {
+                $(ApiKey::$key => Some(run(cx, body, $handler)),)*
+                #[allow(unreachable_patterns, reason = "once every key of the protocol's table has a handler")]
+                _ => None,
+            }
+        }
+    };
+}
+
+handlers! {}
+
+fn run<Q: Message, R: Message>(
+    cx: &mut RequestContext<'_>,
+    body: &mut Reader,
+    handler: fn(&mut RequestContext<'_>, Q) -> Reply<R>,
+) -> Result<Answer, DecodeError> {
+    // Bytes after the body are accepted, as Kafka accepts them.
+    let request = Q::decode(body, cx.version)?;
+    Ok(match handler(cx, request) {
+        Reply::Now(response) => Answer::Now(Output::of(&response, cx.version)),
+        Reply::Pieces(output) => Answer::Now(output),
+        Reply::Later => {
+            assert!(cx.deferred, "{:?} answers later without having taken a slot", cx.api);
+            Answer::Later
+        }
+        Reply::None => Answer::None,
+        Reply::Park(parked) => Answer::Park(parked),
+        Reply::Close(why) => Answer::Close(why),
+    })
+}

@@ -1,0 +1,78 @@
+//! What a handler knows about the request it answers.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use crate::pending::api::ApiKey;
+
+use super::reply::{Origin, ReplySlot, Wakeup};
+use crate::node::Node;
+use crate::session::mailbox::ConnectionId;
+
+/// What stays the same, or is remembered, from one request of a connection to the next.
+#[derive(Debug)]
+pub struct ConnectionState {
+    pub id: ConnectionId,
+    /// The client's end.
+    pub peer: SocketAddr,
+    /// Our end: the address by which the client came.
+    pub local: SocketAddr,
+    /// The name of the listener it came through, such as `PLAINTEXT`.
+    pub listener: Arc<str>,
+    /// Of the latest request; one allocation per connection, for clients rarely change it.
+    pub client_id: Option<Arc<str>>,
+    /// Name and version of the client's software, as its ApiVersions said (KIP-511).
+    pub client_software: Option<(Arc<str>, Arc<str>)>,
+}
+
+impl ConnectionState {
+    /// The client's address as Kafka shows it in group descriptions: `/127.0.0.1`.
+    #[must_use]
+    pub fn client_host(&self) -> String {
+        // A dual-stack listener reports IPv4 clients as mapped IPv6 addresses.
+        match self.peer.ip().to_canonical() {
+            IpAddr::V4(ip) => format!("/{ip}"),
+            IpAddr::V6(ip) => format!("/{ip}"),
+        }
+    }
+}
+
+/// One request on its way through its handler.
+pub struct RequestContext<'a> {
+    pub node: &'a Arc<Node>,
+    pub connection: &'a mut ConnectionState,
+    pub api: ApiKey,
+    pub version: i16,
+    pub correlation_id: i32,
+    /// Wall clock when the request was taken up, in milliseconds since the Unix epoch.
+    pub now_ms: i64,
+    /// Monotonic clock at the same moment, in milliseconds: deadlines are `tick_ms` + timeout.
+    pub tick_ms: u64,
+    pub(crate) origin: Origin,
+    pub(crate) wakeup: Option<Wakeup>,
+    pub(crate) deferred: bool,
+}
+
+impl RequestContext<'_> {
+    /// Takes the duty to answer; the handler then returns `Reply::Later`.
+    pub fn defer<R>(&mut self) -> ReplySlot<R> {
+        assert!(!self.deferred, "a request is answered once");
+        self.deferred = true;
+        ReplySlot::new(self.origin.clone(), self.version)
+    }
+
+    /// The handle that resumes this request once it is parked. The same one however often it is asked for.
+    pub fn wakeup(&mut self) -> Wakeup {
+        self.wakeup.get_or_insert_with(|| Wakeup::new(self.origin.clone())).clone()
+    }
+
+    #[must_use]
+    pub fn client_id(&self) -> Option<&str> {
+        self.connection.client_id.as_deref()
+    }
+
+    #[must_use]
+    pub fn client_host(&self) -> String {
+        self.connection.client_host()
+    }
+}

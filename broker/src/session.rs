@@ -1,0 +1,3 @@
+//! One connection without its socket.
+
+pub mod mailbox;
