@@ -1,1 +1,4 @@
-//! ottla-machine
+//! Every decision of the cluster, as deterministic state machines: `step(env, input) -> effects`. No clock, no entropy, no I/O.
+
+pub mod controller;
+pub mod env;
