@@ -1,4 +1,9 @@
 //! Bytes on the wire: frames, messages, the versions served, record batches. Knows no files, sockets, clocks or threads.
 
+pub mod api;
 pub mod error;
+pub mod frame;
+pub mod messages;
+pub mod records;
 pub mod types;
+pub mod wire;

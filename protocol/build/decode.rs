@@ -1,0 +1,100 @@
+//! Writes the `read` of a struct.
+
+use std::fmt::Write as _;
+
+use crate::model::{Field, Message, Struct, Type};
+use crate::versions::Test;
+
+pub fn write_decode(out: &mut String, message: &Message, structure: &Struct) {
+    let flexible = message.valid.test_of(message.flexible);
+    let mut body = String::new();
+    for field in structure.fields.iter().filter(|field| field.tag.is_none()) {
+        body.push_str(&message.valid.test_of(Some(field.versions)).around(&statement(message, field)));
+    }
+    body.push_str(&flexible.around(&tags(message, structure)));
+
+    let (make, binding) = if body.contains("m.") { ("let mut m", "m") } else { ("let m", "m") };
+    let version = if body.contains("version") { "version" } else { "_version" };
+    let reader = if body.contains("r.") || body.contains("(r,") { "r" } else { "_r" };
+    let _ = writeln!(
+        out,
+        "impl {} {{
+/// Reads the struct in the form of `version`, which is one of the message's.
+pub fn read({reader}: &mut Reader, {version}: i16) -> Result<Self, DecodeError> {{
+{make} = Self::default();
+{body}Ok({binding})
+}}
+}}",
+        structure.name
+    );
+}
+
+/// `m.field = ...;`
+fn statement(message: &Message, field: &Field) -> String {
+    let flexible =
+        if field.never_flexible { Test::Never } else { message.valid.test_of(message.flexible) };
+    let flexible = flexible.expression().to_owned();
+    let nullable = field.versions.test_of(field.nullable);
+    let target = format!("m.{}", field.name);
+    let value = |nullable: bool| value(&field.ty, &flexible, nullable);
+    match nullable {
+        Test::Never if !field.is_option() => format!("{target} = {};", value(false)),
+        Test::Never => format!("{target} = Some({});", value(false)),
+        Test::Always => format!("{target} = {};", value(true)),
+        Test::When(test) => {
+            format!("{target} = if {test} {{ {} }} else {{ Some({}) }};", value(true), value(false))
+        }
+    }
+}
+
+/// The expression that reads one value: of type `Option<T>` if it may be null.
+fn value(ty: &Type, flexible: &str, nullable: bool) -> String {
+    let prefix = if nullable { "nullable_" } else { "" };
+    match ty {
+        Type::Str => format!("r.{prefix}string({flexible})?"),
+        Type::Bytes => format!("r.{prefix}bytes({flexible})?"),
+        Type::Struct(name) if nullable => {
+            format!("if r.is_struct_present()? {{ Some({name}::read(r, version)?) }} else {{ None }}")
+        }
+        Type::Struct(name) => format!("{name}::read(r, version)?"),
+        Type::Array(element) => array(element, flexible, nullable),
+        scalar => {
+            assert!(!nullable, "a number is never null");
+            format!("r.{}()?", scalar.scalar().expect("all other types are scalars").0)
+        }
+    }
+}
+
+fn array(element: &Type, flexible: &str, nullable: bool) -> String {
+    let prefix = if nullable { "nullable_" } else { "" };
+    let one = value(element, flexible, false);
+    let rust = element.rust();
+    let fill = format!("let mut v = Vec::with_capacity(n); for _ in 0..n {{ v.push({one}); }}");
+    if nullable {
+        format!(
+            "match r.{prefix}array_len({flexible}, size_of::<{rust}>())? {{ Some(n) => {{ {fill} Some(v) }} None => None }}"
+        )
+    } else {
+        format!("{{ let n = r.array_len({flexible}, size_of::<{rust}>())?; {fill} v }}")
+    }
+}
+
+/// The tagged fields at the end of a flexible struct.
+fn tags(message: &Message, structure: &Struct) -> String {
+    let mut arms = String::new();
+    for field in &structure.fields {
+        let Some(tag) = field.tag else { continue };
+        let guard = match message.valid.test_of(Some(field.versions)) {
+            Test::Always => String::new(),
+            Test::When(test) => format!(" if {test}"),
+            Test::Never => unreachable!("such fields were left out"),
+        };
+        let _ = writeln!(arms, "{tag}{guard} => {{ {} r.end_of_tag(end)?; }}", statement(message, field));
+    }
+    if arms.is_empty() {
+        return "r.skip_tags()?;".to_owned();
+    }
+    format!(
+        "for _ in 0..r.tag_count()? {{ let (tag, end) = r.tag()?; match tag {{ {arms} _ => r.skip_tag(end)?, }} }}"
+    )
+}
