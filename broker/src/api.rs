@@ -12,8 +12,10 @@
 mod context;
 mod reply;
 
-use crate::pending::api::ApiKey;
-use crate::pending::wire::{DecodeError, Message, Reader};
+pub mod api_versions;
+
+use ottla_protocol::api::ApiKey;
+use ottla_protocol::wire::{DecodeError, Reader, Request};
 
 pub use context::{ConnectionState, RequestContext};
 pub(crate) use reply::Origin;
@@ -33,26 +35,25 @@ macro_rules! handlers {
         /// Every API that has a handler, in the order of the table.
         pub const SERVED: &[ApiKey] = &[$(ApiKey::$key),*];
 
-        /// Decodes the body and runs the handler; `None` when the API has none.
-        pub(crate) fn dispatch(
-            cx: &mut RequestContext<'_>,
-            body: &mut Reader,
-        ) -> Option<Result<Answer, DecodeError>> {
+        /// Decodes the body and runs the handler. The caller has seen that the API is one of [`SERVED`].
+        pub(crate) fn dispatch(cx: &mut RequestContext<'_>, body: &mut Reader) -> Result<Answer, DecodeError> {
             match cx.api {
-                $(ApiKey::$key => Some(run(cx, body, $handler)),)*
+                $(ApiKey::$key => run(cx, body, $handler),)*
                 #[allow(unreachable_patterns, reason = "once every key of the protocol's table has a handler")]
-                _ => None,
+                _ => Ok(Answer::Close("the API has no handler")),
             }
         }
     };
 }
 
-handlers! {}
+handlers! {
+    ApiVersions => api_versions::handle,
+}
 
-fn run<Q: Message, R: Message>(
+fn run<Q: Request>(
     cx: &mut RequestContext<'_>,
     body: &mut Reader,
-    handler: fn(&mut RequestContext<'_>, Q) -> Reply<R>,
+    handler: fn(&mut RequestContext<'_>, Q) -> Reply<Q::Response>,
 ) -> Result<Answer, DecodeError> {
     // Bytes after the body are accepted, as Kafka accepts them.
     let request = Q::decode(body, cx.version)?;

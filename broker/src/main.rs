@@ -1,1 +1,7 @@
-fn main() {}
+//! The `ottla` binary.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ottla::cli::run()
+}

@@ -1,1 +1,4 @@
-//! ottla-tests
+//! What whole-process tests share: real `ottla` processes, and a client that says exactly what it is told to say.
+
+pub mod client;
+pub mod process;

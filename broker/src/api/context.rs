@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::pending::api::ApiKey;
+use ottla_protocol::api::ApiKey;
 
 use super::reply::{Origin, ReplySlot, Wakeup};
 use crate::node::Node;

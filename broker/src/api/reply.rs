@@ -5,8 +5,9 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use crate::pending::wire::{Message, Writer};
 use bytes::Bytes;
+use ottla_protocol::wire::{Message, Writer};
+use ottla_storage::Slice;
 use smallvec::SmallVec;
 
 use super::RequestContext;
@@ -37,14 +38,46 @@ pub struct Output {
 /// A part of a response.
 pub enum Piece {
     Bytes(Bytes),
+    /// Record batches, as they lie in a log.
+    Slice(Slice),
+    /// The length of the frame and the response header.
+    Prefix(Prefix),
+}
+
+/// Length, correlation id and, in flexible versions, an empty set of tagged fields.
+#[derive(Clone, Copy)]
+pub struct Prefix {
+    bytes: [u8; 9],
+    len: u8,
 }
 
 impl Piece {
+    pub(crate) fn prefix(body_bytes: usize, correlation_id: i32, flexible: bool) -> Self {
+        let len = if flexible { 9 } else { 8 };
+        let frame_bytes = i32::try_from(body_bytes + len - 4).expect("responses are limited far below 2 GiB");
+        let mut bytes = [0; 9];
+        bytes[..4].copy_from_slice(&frame_bytes.to_be_bytes());
+        bytes[4..8].copy_from_slice(&correlation_id.to_be_bytes());
+        Self::Prefix(Prefix { bytes, len: if flexible { 9 } else { 8 } })
+    }
+
+    /// The bytes, as they lie in memory (for a slice of a log: in its map).
+    #[must_use]
+    pub fn memory(&self) -> &[u8] {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Slice(slice) => slice.bytes(),
+            Self::Prefix(prefix) => &prefix.bytes[..usize::from(prefix.len)],
+        }
+    }
+
     /// Its length in bytes.
     #[must_use]
     pub fn len(&self) -> usize {
         match self {
             Self::Bytes(bytes) => bytes.len(),
+            Self::Slice(slice) => slice.len(),
+            Self::Prefix(prefix) => usize::from(prefix.len),
         }
     }
 
@@ -60,7 +93,7 @@ impl Output {
     pub fn of<R: Message>(response: &R, version: i16) -> Self {
         let mut writer = Writer::new();
         response.encode(&mut writer, version);
-        Self::from(writer.into_bytes())
+        Self::from(Bytes::from(writer.into_bytes()))
     }
 
     /// Its length in bytes.
@@ -78,6 +111,15 @@ impl Output {
     pub fn push(&mut self, bytes: Bytes) {
         if !bytes.is_empty() {
             self.pieces.push(Piece::Bytes(bytes));
+        }
+    }
+}
+
+impl Output {
+    /// Appends a slice of a log, if it is not empty.
+    pub fn push_slice(&mut self, slice: Slice) {
+        if !slice.is_empty() {
+            self.pieces.push(Piece::Slice(slice));
         }
     }
 }

@@ -1,0 +1,44 @@
+//! The command line. `ottla` alone serves.
+
+mod banner;
+mod logging;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// An event broker that Kafka clients use unchanged.
+///
+/// Without a command it serves: on localhost:9092, with its data in the user's data directory.
+#[derive(Parser)]
+#[command(name = "ottla", version, args_conflicts_with_subcommands = true)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: serve::Arguments,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a node until it is told to stop.
+    Serve(serve::Arguments),
+}
+
+/// Parses the process's arguments and does what they say.
+#[must_use]
+pub fn run() -> ExitCode {
+    let line = CommandLine::parse();
+    let outcome = match line.command {
+        Some(Command::Serve(serve)) => serve::run(serve),
+        None => serve::run(line.serve),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ottla: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! What a node says when it is ready: a few aligned lines for a person, one line of JSON for a program.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::node::Running;
+
+pub(super) fn print(running: &Running, took: Duration) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    let ready_ms = took.as_secs_f64() * 1_000.0;
+    if out.is_terminal() {
+        let listeners: Vec<String> =
+            running.listeners().map(|(name, host, port)| format!("{name}://{host}:{port}")).collect();
+        let lines = [
+            ("ottla", env!("CARGO_PKG_VERSION").to_owned()),
+            ("listeners", listeners.join(", ")),
+            ("ready in", format!("{ready_ms:.0} ms")),
+        ];
+        for (name, value) in lines {
+            writeln!(out, "{name:<11} {value}")?;
+        }
+    } else {
+        let listeners: serde_json::Map<String, serde_json::Value> = running
+            .listeners()
+            .map(|(name, host, port)| (name.to_owned(), json!(format!("{host}:{port}"))))
+            .collect();
+        let line = json!({
+            "event": "ready",
+            "version": env!("CARGO_PKG_VERSION"),
+            "pid": std::process::id(),
+            "bootstrap": running.bootstrap().map(|address| address.to_string()),
+            "listeners": listeners,
+            "ready_ms": (ready_ms * 10.0).round() / 10.0,
+        });
+        writeln!(out, "{line}")?;
+    }
+    out.flush()
+}
