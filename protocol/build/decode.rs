@@ -31,8 +31,7 @@ pub fn read({reader}: &mut Reader, {version}: i16) -> Result<Self, DecodeError> 
 
 /// `m.field = ...;`
 fn statement(message: &Message, field: &Field) -> String {
-    let flexible =
-        if field.never_flexible { Test::Never } else { message.valid.test_of(message.flexible) };
+    let flexible = if field.never_flexible { Test::Never } else { message.valid.test_of(message.flexible) };
     let flexible = flexible.expression().to_owned();
     let nullable = field.versions.test_of(field.nullable);
     let target = format!("m.{}", field.name);

@@ -27,8 +27,7 @@ pub fn write(&self, {writer}: &mut Writer, {version}: i16) {{
 }
 
 fn statement(message: &Message, field: &Field) -> String {
-    let flexible =
-        if field.never_flexible { Test::Never } else { message.valid.test_of(message.flexible) };
+    let flexible = if field.never_flexible { Test::Never } else { message.valid.test_of(message.flexible) };
     let flexible = flexible.expression().to_owned();
     let place = format!("self.{}", field.name);
     if !field.is_option() {
@@ -104,11 +103,8 @@ fn tags(message: &Message, structure: &Struct) -> String {
             statement(message, field)
         );
     }
-    let names: Vec<String> = structure
-        .fields
-        .iter()
-        .filter_map(|field| Some(format!("u32::from(tag_{})", field.tag?)))
-        .collect();
+    let names: Vec<String> =
+        structure.fields.iter().filter_map(|field| Some(format!("u32::from(tag_{})", field.tag?))).collect();
     format!("{count} w.varint({}); {bodies}", names.join(" + "))
 }
 

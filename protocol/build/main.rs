@@ -42,7 +42,9 @@ fn read(path: &Path) -> Vec<Message> {
     for line in text.lines() {
         let raw: serde_json::Value =
             serde_json::from_str(line).unwrap_or_else(|e| panic!("{}: {e}: {line}", path.display()));
-        if KINDS_LEFT_OUT.contains(&raw["type"].as_str().unwrap_or_default()) || raw["validVersions"] == "none" {
+        if KINDS_LEFT_OUT.contains(&raw["type"].as_str().unwrap_or_default())
+            || raw["validVersions"] == "none"
+        {
             continue;
         }
         messages.push(Message::from_json(&raw));

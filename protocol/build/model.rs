@@ -185,7 +185,8 @@ pub struct Message {
 impl Message {
     pub fn from_json(raw: &Value) -> Self {
         let name = text(raw, "name").to_owned();
-        let valid = Range::parse(text(raw, "validVersions")).expect("messages without versions were left out");
+        let valid =
+            Range::parse(text(raw, "validVersions")).expect("messages without versions were left out");
         let mut message = Self {
             kind: Kind::parse(text(raw, "type")),
             api_key: raw["apiKey"].as_i64().map(|key| i16::try_from(key).expect("an API key is an int16")),

@@ -1,6 +1,7 @@
 //! Kafka's names as Rust writes them.
 
-const KEYWORDS: &[&str] = &["type", "match", "ref", "self", "move", "in", "where", "use", "loop", "as", "fn", "mod"];
+const KEYWORDS: &[&str] =
+    &["type", "match", "ref", "self", "move", "in", "where", "use", "loop", "as", "fn", "mod"];
 
 /// `TopicName` and `topicName` to `topic_name`; a keyword gets a trailing underscore.
 pub fn snake_case(name: &str) -> String {

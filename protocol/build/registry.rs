@@ -14,7 +14,11 @@ pub fn schema_versions(messages: &[Message]) -> String {
             .find(|other| other.kind == Kind::Response && other.api_key == request.api_key)
             .unwrap_or_else(|| panic!("{} has no response", request.name));
         assert_eq!(request.valid, response.valid, "{}: its response has other versions", request.name);
-        assert_eq!(request.flexible, response.flexible, "{}: its response is flexible elsewhere", request.name);
+        assert_eq!(
+            request.flexible, response.flexible,
+            "{}: its response is flexible elsewhere",
+            request.name
+        );
         let flexible_from = request.flexible.map_or(i16::MAX, |range| range.min);
         let _ = writeln!(
             out,
@@ -34,7 +38,11 @@ pub fn codecs(messages: &[Message], records: &[Message]) -> String {
         for message in group {
             let name = &message.name;
             let module = snake_case(name);
-            let _ = writeln!(out, "codec::<ottla_protocol::{file}::{module}::{name}>(\"{}\"),", message.kind.words());
+            let _ = writeln!(
+                out,
+                "codec::<ottla_protocol::{file}::{module}::{name}>(\"{}\"),",
+                message.kind.words()
+            );
         }
     }
     out.push_str("];\n");

@@ -10,8 +10,9 @@ pub struct Range {
 impl Range {
     /// `None` for `none`.
     pub fn parse(text: &str) -> Option<Self> {
-        let number =
-            |digits: &str| digits.parse::<i16>().unwrap_or_else(|_| panic!("not a range of versions: {text}"));
+        let number = |digits: &str| {
+            digits.parse::<i16>().unwrap_or_else(|_| panic!("not a range of versions: {text}"))
+        };
         if text == "none" {
             return None;
         }

@@ -92,8 +92,7 @@ impl RequestHeader {
     /// Reads the header in the form that its own key and version call for; `r` then stands at the message. A key or version that no
     /// schema knows is an error; whether it is *served* is [`Prefix::api`]'s question.
     pub fn decode(r: &mut Reader) -> Result<Self, FrameError> {
-        let prefix =
-            Prefix { api_key: r.i16()?, api_version: r.i16()?, correlation_id: r.i32()? };
+        let prefix = Prefix { api_key: r.i16()?, api_version: r.i16()?, correlation_id: r.i32()? };
         let (min, max) = schema_versions(prefix.api_key).ok_or(FrameError::UnknownApi(prefix))?;
         if !(min..=max).contains(&prefix.api_version) {
             return Err(FrameError::UnsupportedVersion(prefix));
@@ -211,7 +210,10 @@ pub fn encode_response<M: Message>(w: &mut Writer, response: &M, api_version: i1
 }
 
 /// Reads the response to a request `R` of `api_version` from a frame without its length; gives the correlation id beside it.
-pub fn decode_response<R: Request>(frame: Bytes, api_version: i16) -> Result<(i32, R::Response), DecodeError> {
+pub fn decode_response<R: Request>(
+    frame: Bytes,
+    api_version: i16,
+) -> Result<(i32, R::Response), DecodeError> {
     let mut r = Reader::new(frame);
     let correlation_id = decode_response_header(&mut r, R::KEY, api_version)?;
     let response = R::Response::decode(&mut r, api_version)?;
@@ -242,8 +244,7 @@ mod tests {
     #[test]
     fn a_request_is_read_as_it_was_written_with_either_header() {
         for version in [0, 8, 9, 13] {
-            let frame =
-                encode_request(&MetadataRequest::default(), version, 77, Some("a client"));
+            let frame = encode_request(&MetadataRequest::default(), version, 77, Some("a client"));
             assert_eq!(frame_bytes([frame[0], frame[1], frame[2], frame[3]], 1 << 20), Ok(frame.len() - 4));
             let mut r = Reader::new(Bytes::from(frame).slice(4..));
             let header = RequestHeader::decode(&mut r).expect("a header");

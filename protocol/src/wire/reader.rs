@@ -279,7 +279,10 @@ impl Reader {
     /// Passes an unknown tagged field by; Kafka accepts them in any order, and so does this.
     pub fn skip_tag(&mut self, end: usize) -> Result<(), DecodeError> {
         self.charge(UNKNOWN_TAG_COST)?;
-        assert!((self.position..=self.bytes.len()).contains(&end), "a tag's end was checked when it was read");
+        assert!(
+            (self.position..=self.bytes.len()).contains(&end),
+            "a tag's end was checked when it was read"
+        );
         self.position = end;
         Ok(())
     }
