@@ -3,6 +3,7 @@
 pub mod api;
 pub mod cli;
 pub mod clock;
+pub mod endpoints;
 pub mod net;
 pub mod node;
 pub mod session;

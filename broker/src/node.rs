@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use ottla_machine::controller::image::Image;
+use ottla_protocol::types::NodeId;
 
 use crate::clock::Clock;
+use crate::endpoints::Endpoints;
 use crate::net::listener::{self, BindError, ListenAt};
 use crate::net::{NetOptions, Network};
 
@@ -17,7 +19,9 @@ const NETWORK_STOP_LIMIT: Duration = Duration::from_secs(1);
 
 /// Everything that a handler may reach, shared by the workers.
 pub struct Node {
+    pub id: NodeId,
     pub clock: Clock,
+    pub endpoints: Endpoints,
     /// The cluster's metadata as this node knows it.
     pub image: ArcSwap<Image>,
 }
@@ -40,7 +44,10 @@ pub enum StartError {
 /// What a node is started with.
 #[derive(Debug)]
 pub struct Settings {
+    pub node_id: NodeId,
     pub listeners: Vec<ListenAt>,
+    /// Empty: clients are told the address by which they came.
+    pub advertised: Vec<ListenAt>,
     pub net: NetOptions,
 }
 
@@ -49,27 +56,32 @@ pub struct Settings {
 pub struct Running {
     node: Arc<Node>,
     network: Network,
-    listeners: Vec<(Arc<str>, String, u16)>,
 }
 
 impl Running {
     pub fn start(settings: Settings) -> Result<Self, StartError> {
         let bound = settings.listeners.iter().map(listener::bind).collect::<Result<Vec<_>, _>>()?;
-        let listeners =
-            bound.iter().map(|bound| (Arc::clone(&bound.name), bound.host.clone(), bound.port)).collect();
-        let node = Arc::new(Node { clock: Clock::system(), image: ArcSwap::from_pointee(Image::default()) });
+        let listeners = bound
+            .iter()
+            .map(|bound| ListenAt {
+                name: Arc::clone(&bound.name),
+                host: bound.host.clone(),
+                port: bound.port,
+            })
+            .collect();
+        let node = Arc::new(Node {
+            id: settings.node_id,
+            clock: Clock::system(),
+            endpoints: Endpoints::new(listeners, settings.advertised),
+            image: ArcSwap::from_pointee(Image::default()),
+        });
         let network = Network::start(Arc::clone(&node), bound, &settings.net).map_err(StartError::Network)?;
-        Ok(Self { node, network, listeners })
+        Ok(Self { node, network })
     }
 
     #[must_use]
     pub fn node(&self) -> &Arc<Node> {
         &self.node
-    }
-
-    /// Name, host and port of each listener.
-    pub fn listeners(&self) -> impl Iterator<Item = (&str, &str, u16)> {
-        self.listeners.iter().map(|(name, host, port)| (&**name, host.as_str(), *port))
     }
 
     /// An address by which a client on this machine reaches the node.
@@ -92,6 +104,11 @@ impl Running {
 impl Node {
     /// A node with nothing in it.
     pub(crate) fn for_tests(clock: Clock) -> Self {
-        Self { clock, image: ArcSwap::from_pointee(Image::default()) }
+        Self {
+            id: NodeId(1),
+            clock,
+            endpoints: Endpoints::default(),
+            image: ArcSwap::from_pointee(Image::default()),
+        }
     }
 }

@@ -3,6 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use bytestring::ByteString;
+use ottla_machine::controller::image::Broker;
 use ottla_protocol::api::ApiKey;
 
 use super::reply::{Origin, ReplySlot, Wakeup};
@@ -74,5 +76,19 @@ impl RequestContext<'_> {
     #[must_use]
     pub fn client_host(&self) -> String {
         self.connection.client_host()
+    }
+
+    /// Where this client reaches a broker: for this node itself what it advertises, or the address by which the client came; for
+    /// another one what it registered for the same listener. `None` if it has no such listener.
+    #[must_use]
+    pub fn address_of(&self, broker: &Broker) -> Option<(ByteString, i32)> {
+        if broker.id == self.node.id {
+            let (host, port) =
+                self.node.endpoints.for_client(&self.connection.listener, self.connection.local);
+            return Some((host.into(), i32::from(port)));
+        }
+        let endpoint =
+            broker.endpoints.iter().find(|endpoint| endpoint.listener == self.connection.listener)?;
+        Some((ByteString::from(&*endpoint.host), i32::from(endpoint.port)))
     }
 }

@@ -9,10 +9,10 @@ use crate::node::Running;
 
 pub(super) fn print(running: &Running, took: Duration) -> io::Result<()> {
     let mut out = io::stdout().lock();
+    let listeners = running.node().endpoints.listeners();
     let ready_ms = took.as_secs_f64() * 1_000.0;
     if out.is_terminal() {
-        let listeners: Vec<String> =
-            running.listeners().map(|(name, host, port)| format!("{name}://{host}:{port}")).collect();
+        let listeners: Vec<String> = listeners.iter().map(ToString::to_string).collect();
         let lines = [
             ("ottla", env!("CARGO_PKG_VERSION").to_owned()),
             ("listeners", listeners.join(", ")),
@@ -22,10 +22,7 @@ pub(super) fn print(running: &Running, took: Duration) -> io::Result<()> {
             writeln!(out, "{name:<11} {value}")?;
         }
     } else {
-        let listeners: serde_json::Map<String, serde_json::Value> = running
-            .listeners()
-            .map(|(name, host, port)| (name.to_owned(), json!(format!("{host}:{port}"))))
-            .collect();
+        let listeners: Vec<String> = listeners.iter().map(ToString::to_string).collect();
         let line = json!({
             "event": "ready",
             "version": env!("CARGO_PKG_VERSION"),

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
+use ottla_protocol::types::NodeId;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{banner, logging};
@@ -66,6 +67,8 @@ fn settings(arguments: Arguments) -> anyhow::Result<Settings> {
         }
     }
     Ok(Settings {
+        node_id: NodeId(1),
+        advertised: Vec::new(),
         listeners: vec![ListenAt {
             name: "PLAINTEXT".into(),
             host: "localhost".into(),

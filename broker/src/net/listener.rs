@@ -1,5 +1,6 @@
 //! Listening sockets. `localhost` means both loopback addresses, an empty host all addresses of both families.
 
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _};
 use std::sync::Arc;
@@ -21,6 +22,67 @@ pub struct ListenAt {
     pub host: String,
     /// 0 picks a free port.
     pub port: u16,
+}
+
+impl fmt::Display for ListenAt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, host, port } = self;
+        if host.contains(':') {
+            write!(f, "{name}://[{host}]:{port}")
+        } else {
+            write!(f, "{name}://{host}:{port}")
+        }
+    }
+}
+
+/// What is wrong with `listeners` or `advertised.listeners`.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ParseError {
+    #[error("`{0}` is not NAME://host:port")]
+    Form(String),
+    #[error("`{0}`: the port must be a number from 0 to 65535")]
+    Port(String),
+    #[error("listener {0} is named twice")]
+    Twice(Arc<str>),
+    #[error("listeners {0} and {1} have the same port {2}")]
+    SamePort(Arc<str>, Arc<str>, u16),
+}
+
+/// Reads a list such as `PLAINTEXT://localhost:9092,INTERNAL://[::1]:19092`. An empty host stands for all addresses.
+pub fn parse(list: &str) -> Result<Vec<ListenAt>, ParseError> {
+    let mut listeners: Vec<ListenAt> = Vec::new();
+    for text in list.split(',').map(str::trim).filter(|text| !text.is_empty()) {
+        let listener = parse_one(text)?;
+        if listeners.iter().any(|other| other.name == listener.name) {
+            return Err(ParseError::Twice(listener.name));
+        }
+        if let Some(other) = listeners
+            .iter()
+            .find(|other| listener.port != 0 && other.port == listener.port && other.host == listener.host)
+        {
+            return Err(ParseError::SamePort(Arc::clone(&other.name), listener.name, listener.port));
+        }
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+fn parse_one(text: &str) -> Result<ListenAt, ParseError> {
+    let form = || ParseError::Form(text.to_owned());
+    let (name, address) = text.split_once("://").ok_or_else(form)?;
+    let (host, port) = address.rsplit_once(':').ok_or_else(form)?;
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+    if name.is_empty() || !name.bytes().all(is_name) {
+        return Err(form());
+    }
+    let host = match host.strip_prefix('[') {
+        Some(v6) => v6.strip_suffix(']').ok_or_else(form)?,
+        None if host.contains([':', '/', '[', ']']) => return Err(form()),
+        None => host,
+    };
+    let port = port.parse().map_err(|_| ParseError::Port(text.to_owned()))?;
+    // Kafka's names of listeners are compared without regard to case, and shown in capitals.
+    Ok(ListenAt { name: name.to_ascii_uppercase().into(), host: host.to_owned(), port })
 }
 
 /// A listener whose sockets are bound: one, or two where its host has two addresses.
@@ -74,21 +136,18 @@ fn addresses(at: &ListenAt) -> Result<Vec<SocketAddr>, BindError> {
     let ips: Vec<IpAddr> = match at.host.as_str() {
         "" => vec![Ipv6Addr::UNSPECIFIED.into()],
         "localhost" => vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
-        host => {
-            let bare = host.trim_start_matches('[').trim_end_matches(']');
-            match bare.parse::<IpAddr>() {
-                Ok(ip) => vec![ip],
-                Err(_) => (bare, 0)
-                    .to_socket_addrs()
-                    .map_err(|source| BindError::Resolve {
-                        name: Arc::clone(&at.name),
-                        host: at.host.clone(),
-                        source,
-                    })?
-                    .map(|address| address.ip())
-                    .collect(),
-            }
-        }
+        host => match host.parse::<IpAddr>() {
+            Ok(ip) => vec![ip],
+            Err(_) => (host, 0)
+                .to_socket_addrs()
+                .map_err(|source| BindError::Resolve {
+                    name: Arc::clone(&at.name),
+                    host: at.host.clone(),
+                    source,
+                })?
+                .map(|address| address.ip())
+                .collect(),
+        },
     };
     let mut addresses: Vec<SocketAddr> = Vec::with_capacity(ips.len());
     for ip in ips {
@@ -169,6 +228,41 @@ mod tests {
 
     fn at(host: &str) -> ListenAt {
         ListenAt { name: "PLAINTEXT".into(), host: host.into(), port: 0 }
+    }
+
+    #[test]
+    fn lists_of_listeners_are_read_as_kafka_writes_them() {
+        let read = |list| {
+            parse(list).map(|listeners| {
+                listeners
+                    .iter()
+                    .map(|at| format!("{}|{}|{}", at.name, at.host, at.port))
+                    .collect::<Vec<_>>()
+                    .join(" ")
+            })
+        };
+        for (list, expected) in [
+            ("PLAINTEXT://:9092", "PLAINTEXT||9092"),
+            ("plaintext://localhost:0", "PLAINTEXT|localhost|0"),
+            (" A://1.2.3.4:1 , B://[::1]:2,", "A|1.2.3.4|1 B|::1|2"),
+            ("", ""),
+        ] {
+            assert_eq!(read(list).as_deref(), Ok(expected), "{list}");
+        }
+        for wrong in [
+            "localhost:9092",
+            "PLAINTEXT://localhost",
+            "PLAINTEXT://h:70000",
+            "PLAINTEXT://h:x",
+            "://h:1",
+            "A B://h:1",
+            "A://::1:5",
+            "A://[::1:5",
+            "A://h:1,a://h:2",
+            "A://h:1,B://h:1",
+        ] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]
