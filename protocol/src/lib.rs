@@ -1,9 +1,13 @@
 //! Bytes on the wire: frames, messages, the versions served, record batches. Knows no files, sockets, clocks or threads.
 
 pub mod api;
+pub mod batch;
+pub mod compression;
 pub mod error;
 pub mod frame;
 pub mod messages;
+pub mod record;
 pub mod records;
 pub mod types;
+pub mod validate;
 pub mod wire;
