@@ -3,6 +3,7 @@
 //! What the traits promise is what Linux promises and no more. In particular nothing is on the disk before `sync_data` (a file's
 //! bytes and length) or `sync_dir` (its name) has returned, and after a failed sync nobody knows what is.
 
+use std::any::Any;
 use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -57,9 +58,9 @@ pub trait Disk: Send + Sync + fmt::Debug + 'static {
     fn space(&self, dir: &Path) -> io::Result<Space>;
     /// Takes the exclusive lock of a file, creating it, for as long as the answer lives; `WouldBlock` if another process has it.
     fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>>;
-    /// Names this run of the operating system: if it is the same as before, every byte ever written is still there. `None` where
-    /// that cannot be known.
-    fn boot_id(&self) -> Option<String>;
+    /// Names this run of the operating system with this directory's device: if it is the same as before, every byte ever written
+    /// is still there. `None` where that cannot be known.
+    fn boot_id(&self, dir: &Path) -> Option<String>;
 
     /// A whole small file.
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
@@ -105,6 +106,9 @@ pub trait File: Send + Sync + fmt::Debug + 'static {
     fn as_fd(&self) -> Option<BorrowedFd<'_>>;
 }
 
+/// Something that is to live as long as a slice.
+pub type Keep = Arc<dyn Any + Send + Sync>;
+
 /// A read-only view of a file. Whoever asks for bytes promises that they have been written, and that they never change or go away
 /// while something made here lives.
 pub trait Map: Send + Sync + fmt::Debug + 'static {
@@ -113,8 +117,8 @@ pub trait Map: Send + Sync + fmt::Debug + 'static {
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
-    /// A slice that keeps the map alive. Panics outside of the map.
-    fn slice(self: Arc<Self>, position: u64, len: usize) -> Bytes;
+    /// A slice that keeps the map alive, and `along` with it. Panics outside of the map.
+    fn slice(self: Arc<Self>, position: u64, len: usize, along: Keep) -> Bytes;
     /// Copies bytes out, for a look at a header. Panics outside of the map.
     fn copy_to(&self, position: u64, into: &mut [u8]);
     /// Whether touching these bytes will not wait for the device. An estimate: it may be out of date at once.

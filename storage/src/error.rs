@@ -27,6 +27,9 @@ pub enum StorageError {
     Quarantined { dir: PathBuf, reason: Arc<str> },
     #[error("offset {requested} is outside of the log's {start}..{end}")]
     OutOfRange { requested: Offset, start: Offset, end: Offset },
+    /// The log has moved on under a view of it (compaction, truncation, retention): take a new view and go on.
+    #[error("{} is no longer part of the log", file.display())]
+    ViewStale { file: PathBuf },
     /// Batches handed to `append` do not continue the log.
     #[error("batch at offset {found} does not continue the log, which ends at {expected}")]
     OutOfOrder { expected: Offset, found: Offset },

@@ -1,27 +1,47 @@
-//! One partition's log: segments in one directory.
+//! One partition's log: segments in one directory, the last of which grows.
+//!
+//! Rooms around it: [`crate::read`] (what a read answers), [`crate::view`] (frozen views, searches by time), [`crate::flush`]
+//! (group commit), [`crate::recovery`] (opening), [`crate::compaction`].
+//!
+//! - A segment is named by the end of the one before it. Nothing is created before the first append, and sealing creates nothing
+//!   either: the next append does.
+//! - What lies below a segment's size never changes. Truncation seals a segment at an earlier end and creates the next one, named by
+//!   that end; bytes past the next segment's base do not exist, also after a restart.
+//! - The journal's durable point is never above what is on the disk: it is lowered, and synced, before flushed records are cut.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use ottla_protocol::types::{LeaderEpoch, Offset, Uuid};
 
-use crate::disk::File;
 use crate::epochs::EpochHistory;
-use crate::error::StorageError;
-use crate::journal::{DurablePoint, Journal};
+use crate::error::{StorageError, is_full};
+use crate::files::{FileCache, Opened};
+use crate::flush::{FlushState, FlushTicket};
+use crate::head::{HEAD_LEN, Head};
+use crate::journal::{DurablePoint, Journal, JournalEntry, JournalSequence};
+use crate::read::{ColdRead, Read, Temperature, Wanted, segment_at, walk_segments};
+use crate::removal::{Removal, deleted_name};
+use crate::segment::{Segment, Walk, WalkError, read_exactly};
+use crate::view::LogView;
+
+/// The first step of allocation of a segment; later ones are as large as what the segment has, up to the maximum.
+const ALLOCATE_MIN: u64 = 64 << 10;
+const ALLOCATE_MAX: u64 = 4 << 20;
+/// A segment's offsets and positions fit 31 bits, as in Kafka.
+const SPAN_MAX: i64 = i32::MAX as i64;
 
 /// What a log is told by its topic's configuration; may change at any time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogOptions {
     /// `segment.bytes`.
     pub segment_bytes: u64,
-    /// `segment.ms`: how old the first record of the active segment may be when the next one is appended.
+    /// `segment.ms`: how much younger than the active segment's first batch a batch may be to still go there.
     pub segment_ms: i64,
     /// Taken off `segment_ms`, so that many logs do not roll at once (`segment.jitter.ms`, already drawn).
     pub segment_jitter_ms: i64,
-    /// `index.interval.bytes`.
+    /// `index.interval.bytes`; acts on segments made or opened later.
     pub index_interval_bytes: u32,
 }
 
@@ -37,68 +57,12 @@ impl Default for LogOptions {
     }
 }
 
-/// Bytes of a log: in memory (usually a page of the map, without a copy), and, where they also lie in a file, where.
-#[derive(Clone, Debug)]
-pub struct Slice {
-    bytes: Bytes,
-    file: Option<(Arc<dyn File>, u64)>,
-}
-
-impl Slice {
-    /// The file and the position in it of these bytes, for `sendfile`.
-    #[must_use]
-    pub fn file(&self) -> Option<(&Arc<dyn File>, u64)> {
-        self.file.as_ref().map(|(file, position)| (file, *position))
-    }
-
-    #[must_use]
-    pub fn bytes(&self) -> &Bytes {
-        &self.bytes
-    }
-
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.bytes.len()
-    }
-
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
-    }
-}
-
-impl From<Bytes> for Slice {
-    fn from(bytes: Bytes) -> Self {
-        Self { bytes, file: None }
-    }
-}
-
-/// The answer to [`Log::read`].
-#[derive(Debug)]
-pub enum Read {
-    /// Whole batches, in order; empty if there is nothing to read. The first may begin below the offset asked for.
-    Hot(Vec<Slice>),
-    /// The bytes are not in memory (or not known to be sound): call [`ColdRead::load`] on a thread that may wait for the disk,
-    /// without the partition's lock.
-    Cold(ColdRead),
-}
-
-/// A read to be done where waiting for the disk is allowed. It reads what the log was when the read was asked for.
-#[derive(Debug)]
-pub struct ColdRead {}
-
-impl ColdRead {
-    /// Reads with `pread`, checks CRCs. Blocks.
-    pub fn load(&self) -> Result<Vec<Slice>, StorageError> {
-        unimplemented!()
-    }
-}
-
 /// What an append did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Appended {
     pub first: Offset,
     pub last: Offset,
+    /// Of all batches.
     pub max_timestamp: i64,
     /// In bytes.
     pub len: usize,
@@ -106,240 +70,590 @@ pub struct Appended {
     pub rolled: bool,
 }
 
-/// What opening a log found.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Recovery {
-    /// Bytes past the durable point that were read and checked.
-    pub scanned_bytes: u64,
-    /// A torn tail above the durable point was cut.
-    pub cut: Option<Cut>,
-    /// Bytes below the durable point are missing or wrong: the log is quarantined.
-    pub damage: Option<String>,
-}
-
-impl Recovery {
-    /// Whether every flushed byte is known to be there.
-    #[must_use]
-    pub fn is_intact(&self) -> bool {
-        self.damage.is_none() && self.cut.as_ref().is_none_or(|cut| cut.whole_batches_after == 0)
-    }
-}
-
-/// A torn tail.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cut {
-    pub file: PathBuf,
-    pub position: u64,
-    pub bytes: u64,
-    pub reason: String,
-    /// Sound batches found past the cut: unusual, for a tail is torn at its end.
-    pub whole_batches_after: u64,
-}
-
-/// What is to be synced, taken under the partition's lock, synced without it.
+/// One partition's log. `&mut self` where the log changes; what waits for the disk is handed out as a value to run elsewhere, or
+/// says that it blocks.
 #[derive(Debug)]
-pub struct FlushTicket {}
-
-impl FlushTicket {
-    /// The log end that this flush covers.
-    #[must_use]
-    pub fn end(&self) -> Offset {
-        unimplemented!()
-    }
-
-    /// Syncs the files, and the directory if names are new. Blocks: for flusher threads, without the partition's lock.
-    pub fn sync(&self) -> io::Result<()> {
-        unimplemented!()
-    }
+pub struct Log {
+    pub(crate) dir: PathBuf,
+    pub(crate) files: Arc<FileCache>,
+    pub(crate) entry: JournalEntry,
+    pub(crate) owner: Uuid,
+    pub(crate) options: LogOptions,
+    /// In order of their bases; each ends where the next begins. Shared with views, so it is copied when it changes.
+    pub(crate) segments: Arc<Vec<Arc<Segment>>>,
+    pub(crate) start: Offset,
+    pub(crate) end: Offset,
+    pub(crate) epochs: EpochHistory,
+    pub(crate) flush: FlushState,
+    /// Blocks of the last segment are reserved up to here.
+    pub(crate) allocated: u64,
+    /// The largest timestamp of the last segment's first batch; `None` if nobody has looked yet.
+    pub(crate) first_timestamp: Option<i64>,
+    /// The directory exists.
+    pub(crate) has_dir: bool,
+    pub(crate) failure: Option<StorageError>,
+    /// The journal's change that is to be durable before anything is appended.
+    pub(crate) journal_first: Option<JournalSequence>,
+    /// Headers of the batches of an append; kept for its memory.
+    pub(crate) heads: Vec<Head>,
 }
-
-/// Files that no log shows any more, to be removed where waiting is allowed, without the partition's lock.
-#[derive(Debug)]
-#[must_use = "until `run`, the space is not given back"]
-pub struct Removal {}
-
-impl Removal {
-    /// Syncs the journal first, so that a restart does not miss what is removed. Blocks.
-    pub fn run(self) -> Result<(), StorageError> {
-        unimplemented!()
-    }
-}
-
-/// One partition's log. `&mut self` where the log changes; what waits for the disk is handed out as a value to run elsewhere.
-#[derive(Debug)]
-pub struct Log {}
 
 impl Log {
     #[must_use]
     pub fn dir(&self) -> &Path {
-        unimplemented!()
+        &self.dir
     }
 
-    /// Who the log belonged to when it was opened or made.
+    /// Who the log belongs to, as the journal has it.
     #[must_use]
     pub fn owner(&self) -> Uuid {
-        unimplemented!()
+        self.owner
     }
 
     #[must_use]
     pub fn journal(&self) -> &Arc<Journal> {
-        unimplemented!()
+        self.entry.journal()
     }
 
+    /// The first offset that can be read.
     #[must_use]
     pub fn start_offset(&self) -> Offset {
-        unimplemented!()
+        self.start
     }
 
     /// The offset that the next record gets.
     #[must_use]
     pub fn end_offset(&self) -> Offset {
-        unimplemented!()
+        self.end
     }
 
     /// Everything below has been synced.
     #[must_use]
     pub fn flushed_end(&self) -> Offset {
-        unimplemented!()
+        self.flush.flushed_end()
     }
 
+    /// Of all segments, in bytes. Segments that were found at start and not used since count with their file's length.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
-        unimplemented!()
+        self.segments.iter().map(|segment| segment.size()).sum()
     }
 
     #[must_use]
     pub fn options(&self) -> &LogOptions {
-        unimplemented!()
+        &self.options
     }
 
-    pub fn set_options(&mut self, _options: LogOptions) {
-        unimplemented!()
+    pub fn set_options(&mut self, options: LogOptions) {
+        self.options = options;
     }
 
-    /// Why the log takes no appends: `Offline` or `Quarantined`.
+    /// Why the log takes no appends: `Offline` or `Quarantined`. For good, but for [`Log::restart_at`] after a quarantine.
     #[must_use]
     pub fn failure(&self) -> Option<&StorageError> {
-        unimplemented!()
+        self.failure.as_ref()
     }
+
+    #[must_use]
+    pub fn epochs(&self) -> &EpochHistory {
+        &self.epochs
+    }
+
+    /// The largest epoch that is not above `epoch`, and where it ended; see [`EpochHistory::end_offset_for`].
+    #[must_use]
+    pub fn end_offset_for(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
+        self.epochs.end_offset_for(epoch, self.end)
+    }
+
+    fn offline(&mut self, what: &str, error: &io::Error) -> StorageError {
+        let reason: Arc<str> = format!("{what} failed: {error}").into();
+        tracing::error!("log {} goes offline: {reason}", self.dir.display());
+        let failure = StorageError::Offline { dir: self.dir.clone(), reason };
+        self.failure = Some(failure.clone());
+        failure
+    }
+
+    fn check_failure(&self) -> Result<(), StorageError> {
+        self.failure.clone().map_or(Ok(()), Err)
+    }
+
+    // --- append ---
 
     /// Appends whole batches: offsets and epochs stamped, the first one at [`Log::end_offset`] or above it (compacted leaders leave
-    /// gaps), CRCs checked by the caller. All or nothing. Notes a new leader epoch in the history.
-    pub fn append(&mut self, _batches: &[u8], _now_ms: i64) -> Result<Appended, StorageError> {
-        unimplemented!()
+    /// gaps), CRCs checked by the caller, who thereby vouches for them. All or nothing. `now_ms` is the wall clock. Notes a new leader epoch in the history.
+    /// A full disk fails this append only ([`StorageError::Full`]); a failed write takes the log offline.
+    pub fn append(&mut self, batches: &[u8], now_ms: i64) -> Result<Appended, StorageError> {
+        self.check_failure()?;
+        if let Some(sequence) = self.journal_first {
+            if self.journal().synced() < sequence {
+                self.journal().sync()?;
+            }
+            self.journal_first = None;
+        }
+        let mut heads = std::mem::take(&mut self.heads);
+        let result = parse_heads(batches, self.end, &mut heads)
+            .and_then(|()| self.append_parsed(batches, &heads, now_ms));
+        self.heads = heads;
+        result
     }
 
+    fn append_parsed(
+        &mut self,
+        batches: &[u8],
+        heads: &[Head],
+        now_ms: i64,
+    ) -> Result<Appended, StorageError> {
+        let (first, last) = (heads[0], heads[heads.len() - 1]);
+        let max_timestamp = heads.iter().map(|head| head.max_timestamp).fold(i64::MIN, i64::max);
+        // A batch without timestamps is as old as its append.
+        let timestamp = if first.max_timestamp >= 0 { first.max_timestamp } else { now_ms };
+        let rolled = self.make_room(batches.len() as u64, timestamp, last.last)?;
+        let segment = Arc::clone(self.segments.last().expect("there is an active segment now"));
+        let opened = segment.open()?;
+        let size = segment.size();
+        self.allocate(&opened, size, batches.len() as u64)?;
+        if let Err(error) = segment.append(&**opened.file(), batches, heads) {
+            // Nobody was promised these bytes, but a part of them may be there, and must not be in the way of the next.
+            return Err(match opened.file().set_len(size) {
+                Ok(()) if is_full(&error) => StorageError::Full { path: segment.path().to_path_buf() },
+                _ => self.offline("a write", &error),
+            });
+        }
+        if size == 0 {
+            self.first_timestamp = Some(timestamp);
+        }
+        self.flush.note_dirty(&segment, &opened);
+        self.end = last.next();
+        let mut news = false;
+        for head in heads {
+            news |= self.epochs.assign(head.epoch, head.base);
+        }
+        if news {
+            self.record_epochs();
+        }
+        Ok(Appended { first: first.base, last: last.last, max_timestamp, len: batches.len(), rolled })
+    }
+
+    /// Sees to it that the last segment takes the next batches; says whether it is a new one.
+    fn make_room(&mut self, len: u64, timestamp: i64, last: Offset) -> Result<bool, StorageError> {
+        if let Some(active) = self.active() {
+            let segment = Arc::clone(active);
+            let size = segment.size();
+            let full = size + len > self.options.segment_bytes.min(SPAN_MAX as u64)
+                || last.0 - segment.base().0 > SPAN_MAX;
+            if size > 0 && (full || self.is_old(&segment, timestamp)?) {
+                self.seal();
+            }
+        }
+        if self.active().is_some() {
+            return Ok(false);
+        }
+        if last.0 - self.end.0 > SPAN_MAX || len > SPAN_MAX as u64 {
+            return Err(StorageError::Malformed(format!(
+                "{len} bytes up to offset {last} are too many for a segment"
+            )));
+        }
+        let rolled = !self.segments.is_empty();
+        self.create_segment()?;
+        Ok(rolled)
+    }
+
+    /// The segment that grows.
+    fn active(&self) -> Option<&Arc<Segment>> {
+        self.segments.last().filter(|segment| !segment.is_sealed())
+    }
+
+    /// Whether a batch is too young for a segment (`segment.ms`). As in Kafka, ages are judged by the records' timestamps.
+    fn is_old(&mut self, segment: &Arc<Segment>, timestamp: i64) -> Result<bool, StorageError> {
+        let first = match self.first_timestamp {
+            Some(first) => first,
+            None => {
+                let mut bytes = [0; HEAD_LEN];
+                let opened = segment.open()?;
+                read_exactly(&**opened.file(), &mut bytes, 0)
+                    .map_err(|error| StorageError::io("read", segment.path(), error))?;
+                let head = Head::parse(&bytes).map_err(|reason| segment.corrupt(0, reason))?;
+                *self.first_timestamp.insert(head.max_timestamp)
+            }
+        };
+        let age_max = self.options.segment_ms.saturating_sub(self.options.segment_jitter_ms);
+        Ok(first >= 0 && timestamp.saturating_sub(first) > age_max)
+    }
+
+    /// Seals the last segment, if it has records: the next append begins a new one.
+    pub fn seal(&mut self) {
+        if let Some(active) = self.active().filter(|active| active.size() > 0) {
+            active.seal();
+            // The flush that covers the seal saves the index and gives unused blocks back.
+            if let Some(opened) = active.opened() {
+                let segment = Arc::clone(active);
+                self.flush.note_dirty(&segment, &opened);
+            }
+        }
+    }
+
+    /// Creates the segment that begins at the log's end.
+    fn create_segment(&mut self) -> Result<(), StorageError> {
+        let disk = Arc::clone(self.files.disk());
+        let path = self.dir.join(crate::segment::file_name(self.end));
+        let failed = |error: io::Error| match is_full(&error) {
+            true => StorageError::Full { path: path.clone() },
+            false => StorageError::io("create", &path, error),
+        };
+        if !self.has_dir {
+            disk.create_dir_all(&self.dir).map_err(failed)?;
+            self.has_dir = true;
+            self.flush.note_names(self.dir.parent().unwrap_or(Path::new("")).to_path_buf());
+        }
+        let interval = self.options.index_interval_bytes;
+        let segment = Segment::create(&self.files, &self.dir, self.end, interval).map_err(failed)?;
+        self.flush.note_names(self.dir.clone());
+        Arc::make_mut(&mut self.segments).push(segment);
+        self.allocated = 0;
+        self.first_timestamp = None;
+        Ok(())
+    }
+
+    /// Reserves blocks ahead of the tail, so that a full disk is noticed here and not in the middle of a write.
+    fn allocate(&mut self, opened: &Opened, size: u64, len: u64) -> Result<(), StorageError> {
+        let needed = size + len;
+        if needed <= self.allocated {
+            return Ok(());
+        }
+        let step = self.allocated.clamp(ALLOCATE_MIN, ALLOCATE_MAX).max(len);
+        let roomy = (size + step).min(self.options.segment_bytes.max(needed));
+        for target in [roomy, needed] {
+            match opened.file().allocate(size, target - size) {
+                Ok(()) => {
+                    self.allocated = target;
+                    return Ok(());
+                }
+                Err(error) if is_full(&error) => {}
+                Err(error) => return Err(self.offline("an allocation", &error)),
+            }
+        }
+        Err(StorageError::Full { path: self.dir.clone() })
+    }
+
+    fn record_epochs(&self) {
+        self.entry.update(|facts| facts.epochs.clone_from(&self.epochs));
+    }
+
+    /// Notes that a leader epoch begins at the log's end; says whether that is news. Durable after the next [`Journal::sync`],
+    /// which a leader waits for before it serves (KAFKA-7415).
+    pub fn assign_epoch(&mut self, epoch: LeaderEpoch) -> bool {
+        let news = self.epochs.assign(epoch, self.end);
+        if news {
+            self.record_epochs();
+        }
+        news
+    }
+
+    // --- read ---
+
     /// Whole batches from the one that holds `from` on, below `end` (the high watermark, or the log's end), at most `max_bytes` of
-    /// them, but if `at_least_one`, then the first one whatever its size.
+    /// them, but if `at_least_one`, then the first one whatever its size. A batch's CRC is checked when it is first read since its
+    /// segment was opened, unless it was appended since.
     pub fn read(
         &self,
-        _from: Offset,
-        _end: Offset,
-        _max_bytes: usize,
-        _at_least_one: bool,
+        from: Offset,
+        end: Offset,
+        max_bytes: usize,
+        at_least_one: bool,
     ) -> Result<Read, StorageError> {
-        unimplemented!()
+        if from < self.start || from > self.end {
+            let (start, end) = (self.start, self.end);
+            return Err(StorageError::OutOfRange { requested: from, start, end });
+        }
+        let wanted = Wanted { from, end: end.min(self.end), max_bytes: max_bytes as u64, at_least_one };
+        Ok(match walk_segments(&self.segments, wanted, Temperature::Hot)? {
+            Some(slices) => Read::Hot(slices),
+            None => Read::Cold(ColdRead { segments: Arc::clone(&self.segments), wanted }),
+        })
     }
 
     /// A frozen view for long reads without the lock.
     #[must_use]
     pub fn view(&self) -> LogView {
-        unimplemented!()
+        LogView { segments: Arc::clone(&self.segments), start: self.start, end: self.end }
     }
 
-    #[must_use]
-    pub fn epochs(&self) -> &EpochHistory {
-        unimplemented!()
+    // --- flush ---
+
+    /// Where the log ends on the disk.
+    fn tail(&self) -> DurablePoint {
+        match self.segments.last() {
+            Some(last) => DurablePoint { end: self.end, segment: last.base(), position: last.size() },
+            None => DurablePoint { end: self.end, segment: self.end, position: 0 },
+        }
     }
 
-    /// Notes that a leader epoch begins at the log's end. Durable after the next [`Journal::sync`].
-    pub fn assign_epoch(&mut self, _epoch: LeaderEpoch) {
-        unimplemented!()
-    }
-
-    /// Starts a group commit; `None` if everything is flushed or a flush is under way.
+    /// Starts a group commit of everything appended so far; `None` if everything is flushed, a flush is under way, or the log is
+    /// offline. After opening a log that was not closed there is something to flush.
     pub fn begin_flush(&mut self) -> Option<FlushTicket> {
-        unimplemented!()
+        if self.failure.is_some() {
+            return None;
+        }
+        let tail = self.tail();
+        self.flush.begin(self.files.disk(), self.entry.journal(), self.end, tail)
     }
 
-    /// Ends it: returns the flushed end. A failed sync takes the log offline.
+    /// Ends it: returns the flushed end. A failed sync takes the log offline. The durable end is noted in the journal's memory.
     pub fn finish_flush(
         &mut self,
-        _ticket: FlushTicket,
-        _result: io::Result<()>,
+        ticket: FlushTicket,
+        result: io::Result<()>,
     ) -> Result<Offset, StorageError> {
-        unimplemented!()
+        if let Err(error) = result {
+            return Err(self.offline("a sync", &error));
+        }
+        if let Some(durable) = self.flush.finish(&ticket) {
+            self.entry.update(|facts| facts.durable = Some(durable));
+        }
+        self.check_failure()?;
+        Ok(self.flush.flushed_end())
     }
 
-    /// Cuts the log to `end`, or to the start of the batch that `end` lies in; returns the new end. Blocks on a sync where flushed
-    /// records are cut.
-    pub fn truncate_to(&mut self, _end: Offset) -> Result<Offset, StorageError> {
-        unimplemented!()
+    /// Flushes, notes the durable end in the journal (which [`crate::LogDir::close`] syncs once for all logs), saves the index.
+    /// Blocks.
+    pub fn close(mut self) -> Result<(), StorageError> {
+        self.check_failure()?;
+        // A flush that is under way elsewhere has the older part.
+        while let Some(ticket) = self.begin_flush() {
+            let result = ticket.sync();
+            self.finish_flush(ticket, result)?;
+        }
+        if let Some(last) = self.segments.last() {
+            last.save_index();
+        }
+        self.entry.update(|facts| facts.log_start = self.start);
+        Ok(())
     }
 
-    /// Empties the log and lets it begin anew at `start`, also if it was quarantined. Blocks on a sync.
-    pub fn restart_at(&mut self, _start: Offset) -> Result<(), StorageError> {
-        unimplemented!()
+    // --- cut ---
+
+    /// Cuts the log to `end`, or, where `end` lies within a batch, to the start of that batch; returns the new end. Epochs that began
+    /// at or past it are forgotten. Blocks on the journal's sync where flushed records or epochs go. Durable with the next flush.
+    pub fn truncate_to(&mut self, end: Offset) -> Result<Offset, StorageError> {
+        self.check_failure()?;
+        if end < self.start {
+            self.restart_at(end)?;
+            return Ok(end);
+        }
+        if end >= self.end {
+            // Epochs noted without a record may still be there (KAFKA-10706).
+            if self.epochs.truncate_to(end) {
+                self.record_epochs();
+                self.journal().sync()?;
+            }
+            return Ok(self.end);
+        }
+        let at = segment_at(&self.segments, end).expect("records at or past the start lie in a segment");
+        let segment = Arc::clone(&self.segments[at]);
+        let wanted = end;
+        let (position, end) = batch_at(&segment, end)?;
+        if end < self.start {
+            // The log starts within the batch, so nothing is left.
+            self.restart_at(wanted)?;
+            return Ok(wanted);
+        }
+        self.lower_durable(at, position, end)?;
+        let gone: Vec<_> = if position == 0 {
+            Arc::make_mut(&mut self.segments).drain(at..).collect()
+        } else {
+            segment.truncate(position, end)?;
+            Arc::make_mut(&mut self.segments).drain(at + 1..).collect()
+        };
+        self.end = end;
+        self.flush.truncate(end);
+        self.flush.note_names(self.dir.clone());
+        if position > 0 {
+            // Its name says where the one before ends.
+            self.create_segment()?;
+        } else {
+            self.allocated = 0;
+            self.first_timestamp = None;
+        }
+        for segment in gone.iter().rev() {
+            segment.leave();
+            crate::removal::unlink(self.files.disk(), segment)?;
+        }
+        Ok(end)
     }
 
-    /// Raises the log start; never lowers it. Sealed segments below it go.
-    pub fn trim_start(&mut self, _start: Offset) -> Result<Option<Removal>, StorageError> {
-        unimplemented!()
+    /// Before flushed records are cut, the journal says so. Epochs go with their records, and before others come: records of an older
+    /// epoch than the journal's would look like leftovers.
+    fn lower_durable(&mut self, at: usize, position: u64, end: Offset) -> Result<(), StorageError> {
+        let epochs_go = self.epochs.truncate_to(end);
+        let lowered = match position {
+            0 => DurablePoint { end, segment: end, position },
+            _ => DurablePoint { end, segment: self.segments[at].base(), position },
+        };
+        let mut below = false;
+        self.entry.update(|facts| {
+            below = facts.durable.is_some_and(|durable| durable.end > end);
+            if below {
+                facts.durable = Some(lowered);
+            }
+            facts.epochs.clone_from(&self.epochs);
+        });
+        if below || epochs_go {
+            self.journal().sync()?;
+        }
+        Ok(())
     }
 
-    /// Flushes, notes the durable end in the journal (which the caller syncs once for all logs), writes the index. Blocks.
-    pub fn close(self) -> Result<(), StorageError> {
-        unimplemented!()
+    /// Empties the log and lets it begin anew at `start`, also if it was quarantined; with the log, its epochs are forgotten. Blocks
+    /// on the journal's sync.
+    pub fn restart_at(&mut self, start: Offset) -> Result<(), StorageError> {
+        if let Some(StorageError::Offline { .. }) = self.failure {
+            self.check_failure()?;
+        }
+        self.epochs = EpochHistory::default();
+        self.entry.update(|facts| {
+            facts.log_start = start;
+            facts.durable = Some(DurablePoint { end: start, segment: start, position: 0 });
+            facts.epochs = EpochHistory::default();
+        });
+        self.journal().sync()?;
+        let gone = std::mem::take(&mut self.segments);
+        (self.start, self.end) = (start, start);
+        self.flush.restart(start);
+        if self.has_dir {
+            self.flush.note_names(self.dir.clone());
+        }
+        self.failure = None;
+        for segment in gone.iter() {
+            segment.leave();
+        }
+        if self.has_dir {
+            let disk = self.files.disk();
+            crate::removal::empty(disk, &self.dir)?;
+            disk.sync_dir(&self.dir).map_err(|error| StorageError::io("sync", &self.dir, error))?;
+        }
+        Ok(())
+    }
+
+    /// Raises the log start, at most to the log's end; never lowers it. Sealed segments below it go. The new start is durable after
+    /// the next [`Journal::sync`], which the removal does, too.
+    pub fn trim_start(&mut self, start: Offset) -> Option<Removal> {
+        let start = start.min(self.end);
+        if start <= self.start {
+            return None;
+        }
+        self.start = start;
+        if self.epochs.trim_start(start) {
+            self.record_epochs();
+        }
+        let noted = self.entry.update(|facts| facts.log_start = start);
+        self.flush.trim(start, noted);
+        let sealed = self.segments.iter().take_while(|segment| segment.is_sealed() && segment.end() <= start);
+        let count = sealed.count();
+        self.drop_segments(count)
+    }
+
+    /// Lets the segments go that end at or below `offset`, the last one included: an empty log goes on at its end without a file.
+    /// For retention; the log start moves with them.
+    pub fn drop_segments_below(&mut self, offset: Offset) -> Option<Removal> {
+        let gone = self.segments.iter().take_while(|segment| segment.size() > 0 && segment.end() <= offset);
+        let count = gone.count();
+        let end = self.segments.get(count.checked_sub(1)?)?.end();
+        self.start = self.start.max(end);
+        if self.epochs.trim_start(self.start) {
+            self.record_epochs();
+        }
+        let noted = self.entry.update(|facts| facts.log_start = self.start);
+        self.flush.trim(self.start, noted);
+        self.drop_segments(count)
+    }
+
+    /// Takes the first segments, which lie below the log start, out.
+    fn drop_segments(&mut self, count: usize) -> Option<Removal> {
+        if count == 0 {
+            return None;
+        }
+        let gone: Vec<_> = Arc::make_mut(&mut self.segments).drain(..count).collect();
+        let base = self.segments.first().map_or(self.end, |first| first.base());
+        self.entry.update(|facts| {
+            // Recovery begins at a segment that is there.
+            if facts.durable.is_none_or(|durable| durable.segment < base) {
+                facts.durable = Some(DurablePoint { end: base, segment: base, position: 0 });
+            }
+        });
+        for segment in &gone {
+            segment.leave();
+        }
+        Some(Removal::of_segments(self.files.disk(), self.journal(), gone))
     }
 
     /// Removes the log and its directory; the name is free when this returns. The space comes back when the removal has run.
     pub fn delete(self) -> Result<Removal, StorageError> {
-        unimplemented!()
-    }
-
-    /// The point up to which the log is flushed.
-    #[must_use]
-    pub fn durable_point(&self) -> Option<DurablePoint> {
-        unimplemented!()
-    }
-}
-
-/// A frozen view of a log: what it was when the view was taken, readable by any thread without a lock. Its calls may wait for the
-/// disk.
-#[derive(Clone, Debug)]
-pub struct LogView {}
-
-impl LogView {
-    #[must_use]
-    pub fn start_offset(&self) -> Offset {
-        unimplemented!()
-    }
-
-    #[must_use]
-    pub fn end_offset(&self) -> Offset {
-        unimplemented!()
-    }
-
-    /// Whole batches from the one that holds `from` on, about `max_bytes` of them and at least one, CRCs checked; empty at the end.
-    pub fn read(&self, _from: Offset, _max_bytes: usize) -> Result<Bytes, StorageError> {
-        unimplemented!()
-    }
-
-    /// The first record whose timestamp is at or after `timestamp_ms`.
-    pub fn find_by_timestamp(&self, _timestamp_ms: i64) -> Result<Option<FoundTimestamp>, StorageError> {
-        unimplemented!()
-    }
-
-    /// The record with the largest timestamp; of several, the first.
-    pub fn max_timestamp(&self) -> Result<Option<FoundTimestamp>, StorageError> {
-        unimplemented!()
+        for segment in self.segments.iter() {
+            segment.leave();
+        }
+        self.journal().remove(self.entry.name());
+        let aside = if self.has_dir {
+            let aside = deleted_name(&self.dir);
+            self.files
+                .disk()
+                .rename(&self.dir, &aside)
+                .map_err(|error| StorageError::io("rename", &self.dir, error))?;
+            Some(aside)
+        } else {
+            None
+        };
+        Ok(Removal::of_dir(self.files.disk(), self.journal(), aside))
     }
 }
 
-/// A record found by its timestamp.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FoundTimestamp {
-    pub timestamp_ms: i64,
-    pub offset: Offset,
-    pub leader_epoch: LeaderEpoch,
+/// Reads the headers of whole batches that continue a log ending at `expected`.
+fn parse_heads(batches: &[u8], expected: Offset, heads: &mut Vec<Head>) -> Result<(), StorageError> {
+    heads.clear();
+    let (mut rest, mut next) = (batches, expected);
+    while !rest.is_empty() {
+        let head = Head::parse(rest).map_err(StorageError::Malformed)?;
+        if head.size > rest.len() as u64 {
+            let (have, size) = (rest.len(), head.size);
+            return Err(StorageError::Malformed(format!("{have} bytes of a batch of {size}")));
+        }
+        if head.base < next {
+            return Err(StorageError::OutOfOrder { expected: next, found: head.base });
+        }
+        next = head.next();
+        rest = &rest[head.size as usize..];
+        heads.push(head);
+    }
+    match heads.is_empty() {
+        true => Err(StorageError::Malformed("no batch".to_owned())),
+        false => Ok(()),
+    }
+}
+
+/// Where to cut a segment so that `offset` is gone: the position of the batch that holds it, or of the next one, and the offset that
+/// the batch before ends at. Blocks.
+fn batch_at(segment: &Arc<Segment>, offset: Offset) -> Result<(u64, Offset), StorageError> {
+    let opened = segment.open()?;
+    if !segment.knows_way_to(segment.base()) {
+        segment.load_index(&opened)?;
+    }
+    let size = segment.size();
+    // From the known batch before the one that is nearest, for the end of the batch before is wanted, too.
+    let mut position = {
+        let index = segment.index();
+        index.before(index.floor(segment.base(), offset))
+    };
+    let mut walk = Walk::new(&**opened.file(), size);
+    let mut end = segment.base();
+    while position < size {
+        let head = walk.head(position).map_err(|error| match error {
+            WalkError::Io(error) => StorageError::io("read", segment.path(), error),
+            WalkError::Corrupt(reason) => segment.corrupt(position, reason),
+        })?;
+        if head.last >= offset {
+            break;
+        }
+        end = head.next();
+        position += head.size;
+    }
+    Ok((position.min(size), end))
 }

@@ -1,0 +1,178 @@
+//! Making a log durable: what is dirty is taken under the partition's lock as a ticket, synced without it, and noted with it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ottla_protocol::types::Offset;
+
+use crate::disk::Disk;
+use crate::files::Opened;
+use crate::journal::{DurablePoint, Journal, JournalSequence};
+use crate::segment::Segment;
+
+/// So many flushed bytes without a save of the active segment's index, and it is saved.
+const INDEX_SAVE_BYTES: u64 = 16 << 20;
+
+/// What is to be synced, taken under the partition's lock, synced without it.
+#[derive(Debug)]
+pub struct FlushTicket {
+    disk: Arc<dyn Disk>,
+    end: Offset,
+    durable: DurablePoint,
+    dirty: Vec<Dirty>,
+    /// Directories with new names.
+    dirs: Vec<PathBuf>,
+    /// Save the index of the active segment.
+    save_index: bool,
+    journal: Option<(Arc<Journal>, JournalSequence)>,
+}
+
+impl FlushTicket {
+    /// The log end that this flush covers.
+    #[must_use]
+    pub fn end(&self) -> Offset {
+        self.end
+    }
+
+    /// Syncs the files, and the directory if names are new. Blocks: for flusher threads, without the partition's lock. Never to be
+    /// called again after an error.
+    pub fn sync(&self) -> io::Result<()> {
+        if let Some((journal, sequence)) = &self.journal
+            && journal.synced() < *sequence
+        {
+            journal.sync().map_err(io::Error::other)?;
+        }
+        for dirty in &self.dirty {
+            dirty.opened.file().sync_data()?;
+        }
+        for dir in &self.dirs {
+            self.disk.sync_dir(dir)?;
+        }
+        for Dirty { segment, opened } in &self.dirty {
+            if segment.is_sealed() {
+                // Gives back what was allocated past the end. A truncated segment may still be shown past its end.
+                let whole = opened.file().len().is_ok_and(|len| len == segment.size());
+                if whole && let Err(error) = opened.file().set_len(segment.size()) {
+                    tracing::debug!("cannot trim {}: {error}", segment.path().display());
+                }
+            }
+            if segment.is_sealed() || self.save_index {
+                segment.save_index();
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A segment with bytes that may not be on the disk, and the file that they were written through.
+#[derive(Clone, Debug)]
+struct Dirty {
+    segment: Arc<Segment>,
+    opened: Arc<Opened>,
+}
+
+/// What of a log is not on the disk yet.
+#[derive(Debug)]
+pub(crate) struct FlushState {
+    flushed_end: Offset,
+    dirty: Vec<Dirty>,
+    dirs: Vec<PathBuf>,
+    /// Directories that a killed process may have changed.
+    suspects: Vec<PathBuf>,
+    /// The end that the flush under way covers; lowered by a truncation.
+    under_way: Option<Offset>,
+    /// Where the active segment's index was saved last.
+    index_saved: (Offset, u64),
+    journal_first: Option<JournalSequence>,
+}
+
+impl FlushState {
+    pub(crate) fn new(flushed_end: Offset) -> Self {
+        let index_saved = (Offset::NONE, 0);
+        Self {
+            flushed_end,
+            dirty: Vec::new(),
+            dirs: Vec::new(),
+            suspects: Vec::new(),
+            under_way: None,
+            index_saved,
+            journal_first: None,
+        }
+    }
+
+    pub(crate) fn flushed_end(&self) -> Offset {
+        self.flushed_end
+    }
+
+    pub(crate) fn note_dirty(&mut self, segment: &Arc<Segment>, opened: &Arc<Opened>) {
+        if self.dirty.last().is_none_or(|last| !Arc::ptr_eq(&last.segment, segment)) {
+            self.dirty.push(Dirty { segment: Arc::clone(segment), opened: Arc::clone(opened) });
+        }
+    }
+
+    pub(crate) fn note_names(&mut self, dir: PathBuf) {
+        if !self.dirs.contains(&dir) {
+            self.dirs.push(dir);
+        }
+    }
+
+    /// The directory's names may not be on the disk: the next flush that has anything to do syncs them.
+    pub(crate) fn suspect_names(&mut self, dir: &Path) {
+        self.suspects = vec![dir.to_path_buf(), dir.parent().unwrap_or(Path::new("")).to_path_buf()];
+    }
+
+    /// The log now ends at `end`, and everything below that was flushed still is.
+    pub(crate) fn truncate(&mut self, end: Offset) {
+        self.flushed_end = self.flushed_end.min(end);
+        self.under_way = self.under_way.map(|covered| covered.min(end));
+    }
+
+    /// Nothing of the log is left, and it begins again at `start`.
+    pub(crate) fn restart(&mut self, start: Offset) {
+        self.flushed_end = start;
+        self.under_way = self.under_way.map(|_| Offset::NONE);
+        self.dirty.clear();
+    }
+
+    /// Records below `start` are gone, which the journal says from `noted` on. Those of them that were never flushed count as flushed
+    /// once the journal is.
+    pub(crate) fn trim(&mut self, start: Offset, noted: JournalSequence) {
+        if start > self.flushed_end {
+            self.journal_first = Some(noted);
+        }
+    }
+
+    pub(crate) fn begin(
+        &mut self,
+        disk: &Arc<dyn Disk>,
+        journal: &Arc<Journal>,
+        end: Offset,
+        durable: DurablePoint,
+    ) -> Option<FlushTicket> {
+        let clean = self.dirty.is_empty() && self.dirs.is_empty() && self.flushed_end >= end;
+        if clean || self.under_way.is_some() {
+            return None;
+        }
+        self.under_way = Some(end);
+        for dir in std::mem::take(&mut self.suspects) {
+            self.note_names(dir);
+        }
+        let (segment, saved) = self.index_saved;
+        let save_index = segment != durable.segment && durable.position >= INDEX_SAVE_BYTES
+            || segment == durable.segment && durable.position >= saved + INDEX_SAVE_BYTES;
+        if save_index {
+            self.index_saved = (durable.segment, durable.position);
+        }
+        let (dirty, dirs) = (std::mem::take(&mut self.dirty), std::mem::take(&mut self.dirs));
+        let journal = self.journal_first.take().map(|sequence| (Arc::clone(journal), sequence));
+        Some(FlushTicket { disk: Arc::clone(disk), end, durable, dirty, dirs, save_index, journal })
+    }
+
+    /// Notes a sync that succeeded; returns the durable point to journal, unless the log was cut below it since.
+    pub(crate) fn finish(&mut self, ticket: &FlushTicket) -> Option<DurablePoint> {
+        let covered = self.under_way.take().expect("a ticket is finished once, on the log that gave it out");
+        self.flushed_end = self.flushed_end.max(covered);
+        (covered == ticket.end).then_some(ticket.durable)
+    }
+}

@@ -1,0 +1,7 @@
+//! Tests of a whole log: against a model, on both disks, and through crashes.
+
+mod batches;
+mod crash;
+mod damage;
+mod faults;
+mod model;

@@ -1,0 +1,188 @@
+//! Flushed bytes that are gone or changed are told, and never cut.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ottla_protocol::types::{Offset, Uuid};
+
+use super::batches::single;
+use super::model::{OPTIONS, read, read_all};
+use crate::memory::Crash;
+use crate::{Disk, Log, LogDir, LogOptions, MemoryDisk, StorageError};
+
+fn open(disk: &MemoryDisk, options: LogOptions) -> (LogDir, Log, crate::Recovery) {
+    let dir = LogDir::open(Arc::new(disk.clone()), Path::new("/data"), [1; 16]).expect("open");
+    let (log, recovery) = dir.open_log("t-0", Uuid::ZERO, options).expect("open");
+    (dir, log, recovery)
+}
+
+fn flush(log: &mut Log) {
+    let ticket = log.begin_flush().expect("something to flush");
+    let result = ticket.sync();
+    log.finish_flush(ticket, result).expect("flushed");
+}
+
+/// A hundred records of 161 bytes, flushed and journaled, in three segments.
+fn filled() -> (MemoryDisk, LogDir, Log) {
+    let disk = MemoryDisk::new();
+    let (dir, mut log, _) = open(&disk, OPTIONS);
+    for offset in 0..100 {
+        log.append(&single(offset, offset, 100), 0).expect("append");
+    }
+    flush(&mut log);
+    dir.journal().sync().expect("sync");
+    (disk, dir, log)
+}
+
+fn file(base: i64) -> PathBuf {
+    Path::new("/data/t-0").join(format!("{base:020}.log"))
+}
+
+#[test]
+fn a_flipped_bit_anywhere_is_told_by_the_read_and_cuts_nothing() {
+    let (disk, dir, log) = filled();
+    drop((dir, log));
+    for crash in [Crash::Kill, Crash::PowerLoss] {
+        for (number, position) in (0..100_u64).map(|number| (number, number * 161 + number % 161)) {
+            let left = disk.after_crash(crash, number);
+            let base = (number / 37 * 37) as i64;
+            let at = position - base as u64 * 161;
+            left.flip_bit(&file(base), at, number as u32).expect("flip");
+            let (_dir, log, recovery) = open(&left, OPTIONS);
+            assert!(recovery.is_intact() && recovery.cut.is_none(), "nothing past the durable end");
+            assert_eq!(log.end_offset(), Offset(100));
+            let offset = Offset(number as i64);
+            // The base offset and the epoch are not covered by the checksum, but the neighbours show a wrong offset up.
+            let in_crc = number % 161 >= 17 || (8..12).contains(&(number % 161)) || number % 161 == 16;
+            let answer = read(&log, offset, Offset(100), 161, true);
+            if in_crc {
+                let Err(StorageError::CorruptBatch { file: found, position, .. }) = answer else {
+                    panic!("{number}: {answer:?}")
+                };
+                assert_eq!((found, position), (file(base), at - number % 161));
+            }
+            if number % 37 > 0 {
+                let before = read(&log, offset.plus(-1), Offset(100), 161, true).expect("the one before");
+                assert_eq!(before, single(number as i64 - 1, number as i64 - 1, 100));
+            }
+        }
+    }
+}
+
+#[test]
+fn good_batches_before_a_bad_one_are_served_and_checks_happen_once() {
+    let (disk, dir, log) = filled();
+    drop((dir, log));
+    let (_dir, log, _) = open(&disk, OPTIONS);
+    assert_eq!(read(&log, Offset(0), Offset(100), 10 * 161, true).expect("read").len(), 10 * 161);
+    disk.flip_bit(&file(0), 5 * 161 + 100, 3).expect("flip");
+    // Checked before, and still in memory as far as anybody knows.
+    assert_eq!(read(&log, Offset(0), Offset(100), 10 * 161, true).expect("read").len(), 10 * 161);
+    drop((_dir, log));
+    let (_dir, log, _) = open(&disk, OPTIONS);
+    assert_eq!(read(&log, Offset(0), Offset(100), 10 * 161, true).expect("read").len(), 5 * 161);
+    assert!(matches!(read(&log, Offset(5), Offset(100), 161, true), Err(StorageError::CorruptBatch { .. })));
+    assert_eq!(read(&log, Offset(6), Offset(100), 161, true).expect("the one after").len(), 161);
+}
+
+#[test]
+fn a_file_shorter_than_what_was_flushed_quarantines_the_log() {
+    for stop in [Crash::Kill, Crash::PowerLoss] {
+        let (disk, dir, log) = filled();
+        drop((dir, log));
+        let left = disk.after_crash(stop, 1);
+        let handle = left.open(&file(74), crate::disk::OpenMode::Existing).expect("open");
+        handle.set_len(1000).expect("cut");
+        let (_dir, mut log, recovery) = open(&left, OPTIONS);
+        let damage = recovery.damage.expect("damage");
+        assert!(damage.contains("has 1000 bytes, but 4186 had been flushed"), "{damage}");
+        assert_eq!(handle.len().expect("len"), 1000, "nothing was cut");
+        assert!(matches!(log.append(&single(100, 0, 1), 0), Err(StorageError::Quarantined { .. })));
+        assert_eq!(log.end_offset(), Offset(100));
+        assert_eq!(read(&log, Offset(0), Offset(100), 161, true).expect("sound part").len(), 161);
+        assert_eq!(read(&log, Offset(75), Offset(100), 161, true).expect("sound part").len(), 161);
+        let error = read(&log, Offset(90), Offset(100), 161, true).expect_err("gone");
+        assert!(matches!(error, StorageError::CorruptBatch { .. }), "{error}");
+        log.restart_at(Offset(60)).expect("to be fetched anew");
+        log.append(&single(60, 0, 1), 0).expect("append");
+        assert_eq!((log.start_offset(), log.end_offset()), (Offset(60), Offset(61)));
+    }
+}
+
+#[test]
+fn a_missing_file_quarantines_the_log_or_fails_its_reads() {
+    let (disk, dir, log) = filled();
+    drop((dir, log));
+    let last = disk.after_crash(Crash::Kill, 1);
+    last.remove_file(&file(74)).expect("remove");
+    let (_dir, log, recovery) = open(&last, OPTIONS);
+    assert!(recovery.damage.expect("damage").contains("is missing"));
+    assert!(read_all(&log).is_err());
+
+    let middle = disk.after_crash(Crash::Kill, 1);
+    middle.remove_file(&file(37)).expect("remove");
+    let (_dir, log, recovery) = open(&middle, OPTIONS);
+    assert!(recovery.is_intact(), "nobody looked");
+    assert_eq!(read(&log, Offset(36), Offset(100), 100_000, true).expect("what is there").len(), 161);
+    let error = read(&log, Offset(37), Offset(100), 161, true).expect_err("missing");
+    assert!(error.to_string().contains("ends at offset 37, but the next begins at 74"), "{error}");
+    assert_eq!(read(&log, Offset(74), Offset(100), 161, true).expect("sound part").len(), 161);
+}
+
+#[test]
+fn after_a_kill_a_bad_batch_past_the_durable_end_is_damage_and_an_unfinished_one_is_cut() {
+    let (disk, dir, mut log) = filled();
+    log.append(&single(100, 0, 500), 0).expect("append");
+    log.append(&single(101, 0, 500), 0).expect("append");
+    drop((dir, log));
+    let killed = disk.after_crash(Crash::Kill, 1);
+    killed.flip_bit(&file(74), 26 * 161 + 80, 0).expect("flip");
+    let (_dir, mut log, recovery) = open(&killed, OPTIONS);
+    assert!(recovery.damage.is_some() && recovery.cut.is_none());
+    assert!(log.append(&single(100, 0, 1), 0).is_err());
+
+    let killed = disk.after_crash(Crash::Kill, 1);
+    let handle = killed.open(&file(74), crate::disk::OpenMode::Existing).expect("open");
+    handle.set_len(26 * 161 + 561 + 300).expect("an append that was under way");
+    let (_dir, mut log, recovery) = open(&killed, OPTIONS);
+    let cut = recovery.cut.expect("cut");
+    assert_eq!((cut.end, cut.bytes, cut.position), (Offset(101), 300, 26 * 161 + 561));
+    assert_eq!(recovery.scanned_bytes, 561);
+    log.append(&single(101, 0, 1), 0).expect("the log goes on");
+    assert_eq!(read_all(&log).expect("sound").len(), 100 * 161 + 561 + 62);
+}
+
+#[test]
+fn a_lost_or_foreign_index_is_built_anew_from_the_data() {
+    let (disk, dir, log) = filled();
+    log.close().expect("close");
+    dir.close(b"").expect("close");
+    let indexes: Vec<_> = disk
+        .list(Path::new("/data/t-0"))
+        .expect("list")
+        .into_iter()
+        .filter(|entry| entry.name.ends_with("index"))
+        .map(|entry| Path::new("/data/t-0").join(entry.name))
+        .collect();
+    assert_eq!(indexes.len(), 3);
+    let want = |disk: &MemoryDisk| {
+        let (_dir, log, _) = open(disk, OPTIONS);
+        for offset in (0..100).rev() {
+            let bytes = read(&log, Offset(offset), Offset(100), 161, true).expect("sound");
+            assert_eq!(bytes, single(offset, offset, 100));
+        }
+        let segments = log.segments.iter();
+        segments.map(|segment| segment.index().entries().to_vec()).collect::<Vec<_>>()
+    };
+    let whole = want(&disk.after_crash(Crash::Kill, 0));
+    for index in &indexes {
+        let left = disk.after_crash(Crash::Kill, 0);
+        left.remove_file(index).expect("remove");
+        assert_eq!(want(&left), whole, "rebuilt");
+        for position in (0..disk.read(index).expect("read").len() as u64).step_by(7) {
+            let left = disk.after_crash(Crash::Kill, 0);
+            left.flip_bit(index, position, 2).expect("flip");
+            assert_eq!(want(&left), whole, "byte {position}");
+        }
+    }
+}
