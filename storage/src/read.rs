@@ -24,8 +24,8 @@ pub struct Slice {
 impl Slice {
     /// The file and the position in it of these bytes, for `sendfile`; usable as long as the slice lives.
     #[must_use]
-    pub fn file(&self) -> Option<(&dyn File, u64)> {
-        self.file.as_ref().map(|(opened, position)| (&**opened.file(), *position))
+    pub fn file(&self) -> Option<(&Arc<dyn File>, u64)> {
+        self.file.as_ref().map(|(opened, position)| (opened.file(), *position))
     }
 
     #[must_use]

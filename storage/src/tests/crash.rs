@@ -109,5 +109,8 @@ fn remodel(log: &crate::Log, mut found: &[u8]) -> Model {
     }
     model.end = log.end_offset();
     model.epochs = log.epochs().clone();
+    if let Some(latest) = model.epochs.latest() {
+        model.epoch_floor = model.epoch_floor.max(latest.epoch);
+    }
     model
 }
