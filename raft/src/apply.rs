@@ -1,0 +1,156 @@
+//! Committed entries on their way to the state machine, and the state machine's snapshots in a file that is replaced as a whole.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures_util::{Stream, TryStreamExt as _};
+use openraft::storage::{EntryResponder, RaftStateMachine};
+use openraft::type_config::alias::{SnapshotMetaOf, SnapshotOf};
+use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot};
+use ottla_storage::checkpoint::Checkpoint;
+use ottla_storage::{Disk, StorageError};
+use serde::{Deserialize, Serialize};
+
+use crate::StateMachine;
+use crate::types::{Done, LogId, Membership, SnapshotMeta, TypeConfig};
+
+const SNAPSHOT: Checkpoint = Checkpoint { kind: "metadata-snapshot", version: 1 };
+
+/// The state machine with openraft's own bookkeeping; clones share it.
+#[derive(Clone)]
+pub(crate) struct Applier(Arc<Mutex<State>>);
+
+struct State {
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    machine: Box<dyn StateMachine>,
+    position: Position,
+}
+
+/// Up to where the state machine has come.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Position {
+    applied: Option<LogId>,
+    membership: Membership,
+}
+
+impl Applier {
+    /// Restores the newest snapshot, if there is one.
+    pub(crate) fn open(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        mut machine: Box<dyn StateMachine>,
+    ) -> Result<Self, StorageError> {
+        let path = dir.join("snapshot");
+        let mut position = Position::default();
+        if let Some((_, bytes)) = SNAPSHOT.read(&*disk, &path)? {
+            let damaged = |reason: String| StorageError::DamagedFile { path: path.clone(), reason };
+            let (found, content) = split(&bytes).map_err(damaged)?;
+            machine.restore(found.applied.map_or(0, |id| id.index), content).map_err(damaged)?;
+            position = found;
+        }
+        Ok(Self(Arc::new(Mutex::new(State { disk, path, machine, position }))))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A snapshot's bytes: one line of JSON that says what it covers, then the state machine's own.
+fn join(position: &Position, content: &[u8]) -> Vec<u8> {
+    let mut bytes = serde_json::to_vec(position).expect("a position is plain data");
+    bytes.push(b'\n');
+    bytes.extend_from_slice(content);
+    bytes
+}
+
+fn split(bytes: &[u8]) -> Result<(Position, &[u8]), String> {
+    let end = bytes.iter().position(|byte| *byte == b'\n').ok_or("it has no first line")?;
+    let position = serde_json::from_slice(&bytes[..end]).map_err(|error| error.to_string())?;
+    Ok((position, &bytes[end + 1..]))
+}
+
+impl State {
+    fn meta(&self) -> SnapshotMeta {
+        SnapshotMeta { last_log_id: self.position.applied, last_membership: self.position.membership.clone() }
+    }
+
+    fn build(&self) -> Result<SnapshotOf<TypeConfig, Vec<u8>>, StorageError> {
+        let bytes = join(&self.position, &self.machine.snapshot());
+        SNAPSHOT.write(&*self.disk, &self.path, &bytes)?;
+        Ok(Snapshot { meta: self.meta(), snapshot: bytes })
+    }
+
+    fn install(&mut self, bytes: &[u8]) -> Result<(), String> {
+        let (position, content) = split(bytes)?;
+        self.machine.restore(position.applied.map_or(0, |id| id.index), content)?;
+        SNAPSHOT.write(&*self.disk, &self.path, bytes).map_err(|error| error.to_string())?;
+        self.position = position;
+        Ok(())
+    }
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for Applier {
+    type SnapshotData = Vec<u8>;
+
+    async fn build_snapshot(&mut self) -> Result<SnapshotOf<TypeConfig, Vec<u8>>, io::Error> {
+        self.state().build().map_err(io::Error::other)
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for Applier {
+    type SnapshotData = Vec<u8>;
+    type SnapshotBuilder = Self;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, Membership), io::Error> {
+        let state = self.state();
+        Ok((state.position.applied, state.position.membership.clone()))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        while let Some((entry, responder)) = entries.try_next().await? {
+            let mut state = self.state();
+            let (index, term) = (entry.log_id.index, entry.log_id.leader_id.term);
+            match &entry.payload {
+                EntryPayload::Blank => state.machine.on_term(index, term),
+                EntryPayload::Normal(proposal) => state.machine.apply(index, term, &proposal.0),
+                EntryPayload::Membership(membership) => {
+                    state.position.membership = Membership::new(Some(entry.log_id), membership.clone());
+                }
+            }
+            state.position.applied = Some(entry.log_id);
+            drop(state);
+            if let Some(responder) = responder {
+                responder.send(Done);
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        _meta: &SnapshotMetaOf<TypeConfig>,
+        snapshot: Vec<u8>,
+    ) -> Result<(), io::Error> {
+        self.state().install(&snapshot).map_err(io::Error::other)
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf<TypeConfig, Vec<u8>>>, io::Error> {
+        let state = self.state();
+        let Some((_, bytes)) = SNAPSHOT.read(&*state.disk, &state.path).map_err(io::Error::other)? else {
+            return Ok(None);
+        };
+        let (position, _) = split(&bytes).map_err(io::Error::other)?;
+        let meta = SnapshotMeta { last_log_id: position.applied, last_membership: position.membership };
+        Ok(Some(Snapshot { meta, snapshot: bytes }))
+    }
+}

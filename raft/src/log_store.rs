@@ -1,0 +1,313 @@
+//! openraft's log on `storage::Log`: one entry is one batch of one record at the offset of its index, so that Kafka's log tools read the
+//! file. Votes and the purged position lie in small files beside it.
+//!
+//! The record's key is the entry's log id as JSON; the value is a byte for the kind (0 blank, 1 normal, 2 membership) and the content.
+//! Entries since the last purge are also held in memory: snapshots keep them few.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use openraft::entry::RaftEntry as _;
+use openraft::storage::{IOFlushed, RaftLogStorage};
+use openraft::type_config::alias::{LogIdOf, VoteOf};
+use openraft::{EntryPayload, LogState, OptionalSend, RaftLogReader};
+use ottla_protocol::batch::{self, RecordBatch};
+use ottla_protocol::record::{BatchBuilder, BatchOptions};
+use ottla_protocol::types::{LeaderEpoch, Offset};
+use ottla_storage::checkpoint::Checkpoint;
+use ottla_storage::{Disk, Log, Read, StorageError};
+use serde::de::DeserializeOwned;
+
+use crate::types::{Entry, LogId, Proposal, TypeConfig, Vote};
+
+const VOTE: Checkpoint = Checkpoint { kind: "raft-vote", version: 1 };
+const PURGED: Checkpoint = Checkpoint { kind: "raft-purged", version: 1 };
+/// Bytes of the log that are read at once when it is opened.
+const LOAD_BYTES: usize = 1 << 20;
+/// No entry is larger.
+const ENTRY_BYTES_MAX: usize = 256 << 20;
+
+const BLANK: u8 = 0;
+const NORMAL: u8 = 1;
+const MEMBERSHIP: u8 = 2;
+
+/// The log, shared by openraft's core and its readers.
+#[derive(Clone)]
+pub(crate) struct LogStore(Arc<Mutex<State>>);
+
+struct State {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    log: Log,
+    entries: BTreeMap<u64, Entry>,
+    vote: Option<Vote>,
+    purged: Option<LogId>,
+}
+
+impl LogStore {
+    /// Reads votes and entries. Blocks.
+    pub(crate) fn open(disk: Arc<dyn Disk>, dir: &Path, log: Log) -> Result<Self, StorageError> {
+        disk.create_dir_all(dir).map_err(|error| StorageError::Io {
+            action: "create",
+            path: dir.to_path_buf(),
+            source: Arc::new(error),
+        })?;
+        let mut state = State {
+            vote: read_json(&VOTE, &*disk, &dir.join("vote"))?,
+            purged: read_json(&PURGED, &*disk, &dir.join("purged"))?,
+            disk,
+            dir: dir.to_path_buf(),
+            log,
+            entries: BTreeMap::new(),
+        };
+        state.load()?;
+        Ok(Self(Arc::new(Mutex::new(state))))
+    }
+
+    /// Nothing was ever written.
+    pub(crate) fn is_fresh(&self) -> bool {
+        let state = self.state();
+        state.vote.is_none() && state.purged.is_none() && state.entries.is_empty()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic under the lock aborts the process in production; in a test the state is whole between statements.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn read_json<T: DeserializeOwned>(
+    kind: &Checkpoint,
+    disk: &dyn Disk,
+    path: &Path,
+) -> Result<Option<T>, StorageError> {
+    let Some((_, bytes)) = kind.read(disk, path)? else { return Ok(None) };
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(|error| StorageError::DamagedFile { path: path.to_path_buf(), reason: error.to_string() })
+}
+
+impl State {
+    fn load(&mut self) -> Result<(), StorageError> {
+        let mut at = self.log.start_offset();
+        let end = self.log.end_offset();
+        while at < end {
+            let slices = match self.log.read(at, end, LOAD_BYTES, true)? {
+                Read::Hot(slices) => slices,
+                Read::Cold(cold) => cold.load()?,
+            };
+            let before = at;
+            for slice in &slices {
+                for batch in batch::batches(slice.bytes()) {
+                    let (index, entry) = batch
+                        .map_err(|error| error.to_string())
+                        .and_then(|batch| decode(&batch))
+                        .map_err(|reason| self.damaged(reason))?;
+                    self.entries.insert(index, entry);
+                    at = offset_of(index)?.plus(1);
+                }
+            }
+            if at == before {
+                return Err(
+                    self.damaged(format!("nothing can be read at offset {at}, before its end at {end}"))
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn damaged(&self, reason: String) -> StorageError {
+        StorageError::DamagedFile { path: self.log.dir().to_path_buf(), reason }
+    }
+
+    fn append(&mut self, entries: Vec<Entry>, now_ms: i64) -> Result<(), StorageError> {
+        let mut bytes = Vec::new();
+        for entry in &entries {
+            bytes.extend_from_slice(&encode(entry, now_ms)?);
+        }
+        if !bytes.is_empty() {
+            self.log.append(&bytes, now_ms)?;
+            self.flush()?;
+        }
+        for entry in entries {
+            self.entries.insert(entry.index(), entry);
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), StorageError> {
+        while let Some(ticket) = self.log.begin_flush() {
+            let result = ticket.sync();
+            self.log.finish_flush(ticket, result)?;
+        }
+        Ok(())
+    }
+
+    fn truncate_after(&mut self, last: Option<u64>) -> Result<(), StorageError> {
+        let end = last.map_or(Ok(Offset::ZERO), |index| offset_of(index).map(|offset| offset.plus(1)))?;
+        self.log.truncate_to(end)?;
+        self.flush()?;
+        self.entries.split_off(&last.map_or(0, |index| index + 1));
+        Ok(())
+    }
+
+    fn purge(&mut self, upto: LogId) -> Result<(), StorageError> {
+        // First the note of what was purged, then the purge: a log that begins later than the note says would have a hole.
+        self.write_json(&PURGED, "purged", &upto)?;
+        self.purged = Some(upto);
+        if let Some(removal) = self.log.trim_start(offset_of(upto.index)?.plus(1)) {
+            removal.run()?;
+        }
+        self.entries = self.entries.split_off(&(upto.index + 1));
+        Ok(())
+    }
+
+    fn write_json(
+        &self,
+        kind: &Checkpoint,
+        name: &str,
+        value: &impl serde::Serialize,
+    ) -> Result<(), StorageError> {
+        let bytes = serde_json::to_vec(value).expect("log ids and votes are plain data");
+        kind.write(&*self.disk, &self.dir.join(name), &bytes)
+    }
+}
+
+fn offset_of(index: u64) -> Result<Offset, StorageError> {
+    i64::try_from(index).map(Offset).map_err(|_| StorageError::Malformed(format!("index {index}")))
+}
+
+fn encode(entry: &Entry, now_ms: i64) -> Result<Vec<u8>, StorageError> {
+    let log_id = entry.log_id();
+    let key = serde_json::to_vec(&log_id).expect("a log id is plain data");
+    let mut value = Vec::new();
+    match &entry.payload {
+        EntryPayload::Blank => value.push(BLANK),
+        EntryPayload::Normal(proposal) => {
+            value.push(NORMAL);
+            value.extend_from_slice(&proposal.0);
+        }
+        EntryPayload::Membership(membership) => {
+            value.push(MEMBERSHIP);
+            value.extend(serde_json::to_vec(membership).expect("a membership is plain data"));
+        }
+    }
+    let term = i32::try_from(log_id.leader_id.term).map_err(|_| StorageError::Malformed("a term".into()))?;
+    let mut builder = BatchBuilder::new(BatchOptions {
+        base_offset: offset_of(log_id.index)?,
+        leader_epoch: LeaderEpoch(term),
+        ..BatchOptions::default()
+    });
+    builder.append(now_ms, Some(&key), Some(&value));
+    Ok(builder.build())
+}
+
+fn decode(batch: &RecordBatch<'_>) -> Result<(u64, Entry), String> {
+    let payload = batch.uncompressed(ENTRY_BYTES_MAX).map_err(|error| error.to_string())?;
+    let record = batch.records(&payload).next().ok_or("a batch without a record")?;
+    let record = record.map_err(|error| error.to_string())?;
+    let (Some(key), Some([kind, content @ ..])) = (record.key, record.value) else {
+        return Err("an entry without key or value".into());
+    };
+    let log_id: LogId = serde_json::from_slice(key).map_err(|error| error.to_string())?;
+    let payload = match *kind {
+        BLANK => EntryPayload::Blank,
+        NORMAL => EntryPayload::Normal(Proposal(content.to_vec())),
+        MEMBERSHIP => {
+            EntryPayload::Membership(serde_json::from_slice(content).map_err(|error| error.to_string())?)
+        }
+        other => return Err(format!("an entry of the unknown kind {other}")),
+    };
+    if u64::try_from(record.offset.0) != Ok(log_id.index) {
+        return Err(format!("entry {} lies at offset {}", log_id.index, record.offset));
+    }
+    Ok((log_id.index, Entry::new(log_id, payload)))
+}
+
+/// Wall clock for the batches' timestamps; nothing is decided by it.
+fn now_ms() -> i64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}
+
+impl RaftLogReader<TypeConfig> for LogStore {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> Result<Vec<Entry>, io::Error> {
+        let start = range.start_bound().cloned();
+        let end = range.end_bound().cloned();
+        // `BTreeMap::range` panics on an empty range; openraft may ask for one.
+        let from = match start {
+            Bound::Included(index) => index,
+            Bound::Excluded(index) => index + 1,
+            Bound::Unbounded => 0,
+        };
+        let upto = match end {
+            Bound::Included(index) => index.saturating_add(1),
+            Bound::Excluded(index) => index,
+            Bound::Unbounded => u64::MAX,
+        };
+        if from >= upto {
+            return Ok(Vec::new());
+        }
+        Ok(self.state().entries.range(from..upto).map(|(_, entry)| entry.clone()).collect())
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<VoteOf<TypeConfig>>, io::Error> {
+        Ok(self.state().vote)
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for LogStore {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, io::Error> {
+        let state = self.state();
+        let last = state.entries.values().next_back().map(|entry| entry.log_id());
+        Ok(LogState { last_purged_log_id: state.purged, last_log_id: last.or(state.purged) })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &VoteOf<TypeConfig>) -> Result<(), io::Error> {
+        let mut state = self.state();
+        state.write_json(&VOTE, "vote", vote).map_err(io::Error::other)?;
+        state.vote = Some(*vote);
+        Ok(())
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> Result<(), io::Error>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        // Written and synced before it returns: this thread has nothing else to do, and order is kept without further thought.
+        let result = self.state().append(entries.into_iter().collect(), now_ms()).map_err(io::Error::other);
+        match result {
+            Ok(()) => {
+                callback.io_completed(Ok(()));
+                Ok(())
+            }
+            Err(error) => {
+                callback.io_completed(Err(io::Error::other(error.to_string())));
+                Err(error)
+            }
+        }
+    }
+
+    async fn truncate_after(&mut self, last: Option<LogIdOf<TypeConfig>>) -> Result<(), io::Error> {
+        self.state().truncate_after(last.map(|id| id.index)).map_err(io::Error::other)
+    }
+
+    async fn purge(&mut self, upto: LogIdOf<TypeConfig>) -> Result<(), io::Error> {
+        self.state().purge(upto).map_err(io::Error::other)
+    }
+}

@@ -1,0 +1,148 @@
+//! The log as its users see it, over the simulated disk; and openraft's own suite over our store.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
+
+use openraft::StorageError as OpenRaftStorageError;
+use openraft::testing::log::{StoreBuilder, Suite};
+use ottla_protocol::types::Uuid;
+use ottla_storage::memory::Crash;
+use ottla_storage::{Disk, LogDir, LogOptions, MemoryDisk};
+
+use super::*;
+
+const LONG: Duration = Duration::from_secs(20);
+
+/// Remembers what it was told, and is restored from it.
+#[derive(Clone, Default)]
+struct Told(Arc<Mutex<Vec<String>>>);
+
+impl Told {
+    fn list(&self) -> Vec<String> {
+        self.0.lock().expect("no panic under the lock").clone()
+    }
+}
+
+impl StateMachine for Told {
+    fn apply(&mut self, _index: u64, _term: u64, entry: &[u8]) {
+        self.0.lock().expect("no panic").push(String::from_utf8_lossy(entry).into_owned());
+    }
+
+    fn on_term(&mut self, _index: u64, _term: u64) {}
+
+    fn snapshot(&self) -> Vec<u8> {
+        self.list().join("\n").into_bytes()
+    }
+
+    fn restore(&mut self, _index: u64, snapshot: &[u8]) -> Result<(), String> {
+        let text = String::from_utf8(snapshot.to_vec()).map_err(|error| error.to_string())?;
+        *self.0.lock().expect("no panic") = text.lines().map(str::to_owned).collect();
+        Ok(())
+    }
+}
+
+fn log(disk: &Arc<dyn Disk>) -> Log {
+    let dir = LogDir::open(Arc::clone(disk), Path::new("/data"), [7; 16]).expect("opens");
+    // The directory's lock goes with it; the log works on.
+    let options = LogOptions { segment_bytes: 4096, ..LogOptions::default() };
+    dir.open_log("__cluster_metadata-0", Uuid::ZERO, options).expect("opens").0
+}
+
+fn start(disk: &Arc<dyn Disk>, machine: Told, snapshot_every: u64) -> MetadataLog {
+    let options = RaftOptions {
+        voter: 77,
+        address: "localhost:9093".into(),
+        dir: "/data/raft".into(),
+        disk: Arc::clone(disk),
+        log: log(disk),
+        snapshot_every,
+    };
+    MetadataLog::start(options, Box::new(machine)).expect("starts")
+}
+
+fn propose(log: &MetadataLog, entry: &str) -> Result<Proposed, ProposeError> {
+    let (to, from) = mpsc::channel();
+    log.propose(entry.as_bytes().to_vec(), LONG, move |outcome| to.send(outcome).expect("awaited"));
+    from.recv().expect("answered")
+}
+
+/// A lone voter leads soon after its start; until then it says that nobody does.
+fn propose_once_led(log: &MetadataLog, entry: &str) -> Proposed {
+    loop {
+        match propose(log, entry) {
+            Err(ProposeError::NotLeader(_)) => std::thread::yield_now(),
+            other => return other.expect("committed"),
+        }
+    }
+}
+
+#[test]
+fn what_was_committed_is_applied_again_after_a_power_loss() {
+    let mut disk = MemoryDisk::new();
+    let mut expected = Vec::new();
+    for round in 0..5u64 {
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        let told = Told::default();
+        let mut running = start(&shared, told.clone(), 1000);
+        for i in 0..20 {
+            let entry = format!("{round}/{i}");
+            propose_once_led(&running, &entry);
+            expected.push(entry);
+        }
+        assert_eq!(told.list(), expected, "round {round}");
+        assert_eq!(running.status().voters, [77]);
+        running.stop();
+        disk = disk.after_crash(Crash::PowerLoss, round);
+    }
+}
+
+#[test]
+fn snapshots_bound_the_log_and_a_restart_begins_with_the_newest() {
+    let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
+    let told = Told::default();
+    let mut running = start(&disk, told.clone(), 50);
+    let mut expected = Vec::new();
+    for i in 0..1500 {
+        let entry = format!("entry {i} {}", "x".repeat(200));
+        propose_once_led(&running, &entry);
+        expected.push(entry);
+    }
+    running.stop();
+    let again = Told::default();
+    let mut running = start(&disk, again.clone(), 50);
+    propose_once_led(&running, "last");
+    expected.push("last".into());
+    assert_eq!(again.list(), expected);
+    running.stop();
+    assert!(log(&disk).start_offset().0 > 100, "the log was purged behind its snapshots");
+}
+
+#[test]
+fn a_restarted_leader_wins_a_new_term() {
+    let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
+    let mut running = start(&disk, Told::default(), 1000);
+    propose_once_led(&running, "a");
+    let term = running.status().term;
+    running.stop();
+    let running = start(&disk, Told::default(), 1000);
+    propose_once_led(&running, "b");
+    assert!(running.status().term > term);
+}
+
+struct Fresh;
+
+impl StoreBuilder<TypeConfig, LogStore, Applier, ()> for Fresh {
+    async fn build(&self) -> Result<((), LogStore, Applier), OpenRaftStorageError<TypeConfig>> {
+        let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
+        let store = LogStore::open(Arc::clone(&disk), Path::new("/data/raft"), log(&disk)).expect("opens");
+        let applier = Applier::open(disk, Path::new("/data/raft"), Box::new(Told::default())).expect("opens");
+        Ok(((), store, applier))
+    }
+}
+
+#[test]
+fn the_store_passes_openrafts_own_suite() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(Suite::<TypeConfig, LogStore, Applier, Fresh, ()>::test_all(Fresh)).expect("passes");
+}
