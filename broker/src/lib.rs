@@ -4,6 +4,7 @@ pub mod api;
 pub mod cli;
 pub mod clock;
 pub mod endpoints;
+pub mod entropy;
 pub mod net;
 pub mod node;
 pub mod session;

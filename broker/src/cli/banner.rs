@@ -9,13 +9,16 @@ use crate::node::Running;
 
 pub(super) fn print(running: &Running, took: Duration) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    let listeners = running.node().endpoints.listeners();
+    let node = running.node();
+    let listeners = node.endpoints.listeners();
     let ready_ms = took.as_secs_f64() * 1_000.0;
     if out.is_terminal() {
         let listeners: Vec<String> = listeners.iter().map(ToString::to_string).collect();
         let lines = [
             ("ottla", env!("CARGO_PKG_VERSION").to_owned()),
+            ("node", node.id.to_string()),
             ("listeners", listeners.join(", ")),
+            ("data", node.log_dir.path().display().to_string()),
             ("ready in", format!("{ready_ms:.0} ms")),
         ];
         for (name, value) in lines {
@@ -28,7 +31,9 @@ pub(super) fn print(running: &Running, took: Duration) -> io::Result<()> {
             "version": env!("CARGO_PKG_VERSION"),
             "pid": std::process::id(),
             "bootstrap": running.bootstrap().map(|address| address.to_string()),
+            "node_id": node.id.0,
             "listeners": listeners,
+            "data_dir": node.log_dir.path(),
             "ready_ms": (ready_ms * 10.0).round() / 10.0,
         });
         writeln!(out, "{line}")?;

@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
+use anyhow::Context as _;
 use clap::Args;
 use ottla_protocol::types::NodeId;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{banner, logging};
+use super::{banner, data_dir, logging};
 use crate::net::NetOptions;
 use crate::net::listener::ListenAt;
 use crate::node::{Running, Settings};
@@ -47,12 +48,16 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
         }
     });
     tracing::info!("{name}: stopping");
-    running.stop();
+    running.stop()?;
     Ok(())
 }
 
 fn settings(arguments: Arguments) -> anyhow::Result<Settings> {
-    let _ = (arguments.config, arguments.data_dir);
+    let _ = arguments.config;
+    let data_dir = match arguments.data_dir {
+        Some(dir) => dir,
+        None => data_dir::of_user().context("there is no home directory: say where with --data-dir DIR")?,
+    };
     let mut limits = Limits::default();
     let (mut connections_max, mut connections_per_ip_max) = (30_000, 20_000);
     for set in &arguments.set {
@@ -68,6 +73,7 @@ fn settings(arguments: Arguments) -> anyhow::Result<Settings> {
     }
     Ok(Settings {
         node_id: NodeId(1),
+        data_dir,
         advertised: Vec::new(),
         listeners: vec![ListenAt {
             name: "PLAINTEXT".into(),
