@@ -3,6 +3,7 @@
 pub mod api;
 pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod endpoints;
 pub mod entropy;
 pub mod net;

@@ -1,0 +1,129 @@
+//! What a setting is: name, type, default, what it may be, and whether it acts.
+
+/// Kafka's types, numbered as in DescribeConfigs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Boolean = 1,
+    Text = 2,
+    Int = 3,
+    Short = 4,
+    Long = 5,
+    Double = 6,
+    List = 7,
+    Class = 8,
+    Password = 9,
+}
+
+/// What setting it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    Acts,
+    /// Accepted and shown; the README lists it.
+    NotYet,
+    /// Concerns a Java virtual machine: accepted with a line that says it has no effect.
+    JvmOnly,
+    /// Would look like protection that is not there.
+    Refused,
+}
+
+/// Which values of its type it may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Valid {
+    Any,
+    Between(i64, i64),
+    OneOf(&'static [&'static str]),
+    ListOf(&'static [&'static str]),
+    /// Between 0 and 1.
+    Fraction,
+    /// 1 to 9, or -1.
+    GzipLevel,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    pub name: &'static str,
+    pub kind: Kind,
+    /// As text; `None`: there is none.
+    pub default: Option<&'static str>,
+    pub valid: Valid,
+    pub effect: Effect,
+    /// May change at run time.
+    pub dynamic: bool,
+    pub doc: &'static str,
+}
+
+/// A topic's setting and the broker's settings that give its default: name, and what to multiply by.
+#[derive(Clone, Copy, Debug)]
+pub struct TopicSetting {
+    pub setting: Setting,
+    pub synonyms: &'static [(&'static str, i64)],
+}
+
+impl Setting {
+    #[must_use]
+    pub fn documentation(&self) -> String {
+        match (self.doc, self.effect) {
+            ("", Effect::JvmOnly) => "Concerns a Java virtual machine; has no effect here.".into(),
+            ("", Effect::Refused) => "Security is not part of this version; setting it is refused.".into(),
+            ("", Effect::Acts) => {
+                format!("Default of the topics' setting that Kafka derives from {}.", self.name)
+            }
+            ("", Effect::NotYet) => "Kafka's setting; has no effect in this version.".into(),
+            (doc, Effect::NotYet) => format!("{doc} Has no effect in this version."),
+            (doc, _) => doc.into(),
+        }
+    }
+
+    /// Whether `value` is of the type, and one that is allowed.
+    ///
+    /// # Errors
+    /// What is wrong with it, in Kafka's words.
+    pub fn check(&self, value: &str) -> Result<(), String> {
+        let name = self.name;
+        let invalid = |why: String| Err(format!("Invalid value {value} for configuration {name}: {why}"));
+        let value = value.trim();
+        match self.kind {
+            Kind::Boolean if !value.eq_ignore_ascii_case("true") && !value.eq_ignore_ascii_case("false") => {
+                return invalid("Expected value to be either true or false".into());
+            }
+            Kind::Int if value.parse::<i32>().is_err() => return invalid("Not a number of type INT".into()),
+            Kind::Short if value.parse::<i16>().is_err() => {
+                return invalid("Not a number of type SHORT".into());
+            }
+            Kind::Long if value.parse::<i64>().is_err() => {
+                return invalid("Not a number of type LONG".into());
+            }
+            Kind::Double if value.parse::<f64>().is_err() => {
+                return invalid("Not a number of type DOUBLE".into());
+            }
+            _ => {}
+        }
+        match self.valid {
+            Valid::Between(min, max) => match value.parse::<i64>() {
+                Ok(number) if number < min => invalid(format!("Value must be at least {min}")),
+                Ok(number) if number > max => invalid(format!("Value must be no more than {max}")),
+                _ => Ok(()),
+            },
+            Valid::OneOf(allowed) if !allowed.contains(&value) => {
+                invalid(format!("String must be one of: {}", allowed.join(", ")))
+            }
+            Valid::ListOf(allowed) => {
+                let bad = value.split(',').map(str::trim).find(|item| !allowed.contains(item));
+                match bad {
+                    Some("") if value.is_empty() => Ok(()),
+                    Some(_) => invalid(format!("String must be one of: {}", allowed.join(", "))),
+                    None => Ok(()),
+                }
+            }
+            Valid::Fraction => match value.parse::<f64>() {
+                Ok(number) if (0.0..=1.0).contains(&number) => Ok(()),
+                _ => invalid("Value must be between 0 and 1".into()),
+            },
+            Valid::GzipLevel => match value.parse::<i64>() {
+                Ok(-1 | 1..=9) => Ok(()),
+                _ => invalid("Value must be between 1 and 9 or -1".into()),
+            },
+            Valid::Any | Valid::OneOf(_) => Ok(()),
+        }
+    }
+}
