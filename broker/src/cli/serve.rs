@@ -6,6 +6,7 @@ use std::time::Instant;
 use anyhow::Context as _;
 use clap::Args;
 use ottla_protocol::types::NodeId;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{banner, data_dir, logging};
@@ -33,6 +34,7 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let began = Instant::now();
     logging::start();
+    raise_descriptor_limit();
     let settings = settings(arguments)?;
     // Handlers are in place before anything is opened: a signal during the start is not lost.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
@@ -87,4 +89,15 @@ fn settings(arguments: Arguments) -> anyhow::Result<Settings> {
             limits: std::sync::Arc::new(limits),
         },
     })
+}
+
+/// Every connection and every open segment takes a file descriptor; the usual soft limit of 1,024 is for programs that use `select`.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+        if let Err(error) = setrlimit(Resource::Nofile, raised) {
+            tracing::warn!("can't raise the limit of open files from {:?}: {error}", limit.current);
+        }
+    }
 }
