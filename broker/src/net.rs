@@ -14,9 +14,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::config::Config;
 use crate::node::Node;
-use crate::session::Limits;
 use crate::session::mailbox::ConnectionId;
+use crate::session::{Limits, RequestMemory};
 
 use admission::Admission;
 use listener::{Bound, Listener};
@@ -32,6 +33,33 @@ pub struct NetOptions {
     /// `max.connections.per.ip`.
     pub connections_per_ip_max: usize,
     pub limits: Arc<Limits>,
+}
+
+impl NetOptions {
+    /// What the node's settings say.
+    #[must_use]
+    pub fn from_config(config: &Config) -> Self {
+        let count = |name| usize::try_from(config.number(name)).unwrap_or(usize::MAX);
+        let limits = Limits {
+            request_bytes_max: count("socket.request.max.bytes"),
+            // Kafka: a negative value never closes an idle connection, and leaves the requests' memory without a limit.
+            idle_ms: u64::try_from(config.number("connections.max.idle.ms")).ok(),
+            memory: RequestMemory::new(
+                u64::try_from(config.number("queued.max.request.bytes")).unwrap_or(u64::MAX),
+            ),
+            ..Limits::default()
+        };
+        let workers = match config.text("num.network.threads") {
+            Some(_) => count("num.network.threads"),
+            None => std::thread::available_parallelism().map_or(1, usize::from),
+        };
+        Self {
+            workers,
+            connections_max: count("max.connections"),
+            connections_per_ip_max: count("max.connections.per.ip"),
+            limits: Arc::new(limits),
+        }
+    }
 }
 
 /// The running edge.

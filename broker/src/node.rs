@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use ottla_protocol::types::NodeId;
 use ottla_storage::{LogDir, RealDisk, StorageError};
 
 use crate::clock::Clock;
+use crate::config::Config;
 use crate::endpoints::Endpoints;
 use crate::entropy::Entropy;
 use crate::net::listener::{self, BindError, ListenAt};
@@ -23,6 +24,8 @@ const NETWORK_STOP_LIMIT: Duration = Duration::from_secs(1);
 /// Everything that a handler may reach, shared by the workers.
 pub struct Node {
     pub id: NodeId,
+    /// What was set before the start; what changes at run time stands in the image.
+    pub config: Arc<Config>,
     pub clock: Clock,
     pub entropy: Entropy,
     pub endpoints: Endpoints,
@@ -42,6 +45,10 @@ impl fmt::Debug for Node {
 pub enum StartError {
     #[error(transparent)]
     Bind(#[from] BindError),
+    #[error("{setting}: {error}")]
+    Listeners { setting: &'static str, error: listener::ParseError },
+    #[error("log.dirs: {0}")]
+    LogDirs(String),
     #[error(transparent)]
     Storage(#[from] StorageError),
     #[error(
@@ -53,17 +60,6 @@ pub enum StartError {
     Network(std::io::Error),
 }
 
-/// What a node is started with.
-#[derive(Debug)]
-pub struct Settings {
-    pub node_id: NodeId,
-    pub data_dir: PathBuf,
-    pub listeners: Vec<ListenAt>,
-    /// Empty: clients are told the address by which they came.
-    pub advertised: Vec<ListenAt>,
-    pub net: NetOptions,
-}
-
 /// A node that serves.
 #[derive(Debug)]
 pub struct Running {
@@ -73,11 +69,16 @@ pub struct Running {
 }
 
 impl Running {
-    pub fn start(settings: Settings) -> Result<Self, StartError> {
-        // The lock on the directory comes first: a second process on it must not even bind.
+    /// Builds the parts and begins to serve.
+    ///
+    /// # Errors
+    /// Settings that don't fit together, a directory or a port that somebody else has, damaged files.
+    pub fn start(config: Config) -> Result<Self, StartError> {
         let entropy = Entropy::system();
-        let log_dir = open_log_dir(&settings, &entropy)?;
-        let bound = settings.listeners.iter().map(listener::bind).collect::<Result<Vec<_>, _>>()?;
+        let id = NodeId(i32::try_from(config.number("node.id")).unwrap_or(i32::MAX));
+        // The lock on the directory comes first: a second process on it must not even bind.
+        let log_dir = open_log_dir(&config, id, &entropy)?;
+        let bound = client_listeners(&config)?.iter().map(listener::bind).collect::<Result<Vec<_>, _>>()?;
         let listeners = bound
             .iter()
             .map(|bound| ListenAt {
@@ -86,15 +87,17 @@ impl Running {
                 port: bound.port,
             })
             .collect();
+        let options = NetOptions::from_config(&config);
         let node = Arc::new(Node {
-            id: settings.node_id,
+            id,
             clock: Clock::system(),
             entropy,
-            endpoints: Endpoints::new(listeners, settings.advertised),
+            endpoints: Endpoints::new(listeners, listeners_of(&config, "advertised.listeners")?),
+            config: Arc::new(config),
             log_dir: Arc::clone(&log_dir),
             image: ArcSwap::from_pointee(Image::default()),
         });
-        let network = Network::start(Arc::clone(&node), bound, &settings.net).map_err(StartError::Network)?;
+        let network = Network::start(Arc::clone(&node), bound, &options).map_err(StartError::Network)?;
         Ok(Self { node, network, log_dir })
     }
 
@@ -132,20 +135,47 @@ impl Running {
     }
 }
 
+fn listeners_of(config: &Config, setting: &'static str) -> Result<Vec<ListenAt>, StartError> {
+    listener::parse(config.text(setting).unwrap_or_default())
+        .map_err(|error| StartError::Listeners { setting, error })
+}
+
+/// The listeners without those of the controller, on which a single node has nobody to talk to.
+fn client_listeners(config: &Config) -> Result<Vec<ListenAt>, StartError> {
+    let mut listeners = listeners_of(config, "listeners")?;
+    let of_controller: Vec<String> = config
+        .text("controller.listener.names")
+        .unwrap_or_default()
+        .split(',')
+        .map(|name| name.trim().to_ascii_uppercase())
+        .collect();
+    listeners.retain(|at| !of_controller.iter().any(|name| *name == *at.name));
+    Ok(listeners)
+}
+
 /// The directory's property that says whose it is.
 const NODE_ID: &str = "node.id";
 
-fn open_log_dir(settings: &Settings, entropy: &Entropy) -> Result<Arc<LogDir>, StartError> {
-    let dir = LogDir::open(Arc::new(RealDisk), &settings.data_dir, entropy.next_bytes())?;
+fn open_log_dir(config: &Config, id: NodeId, entropy: &Entropy) -> Result<Arc<LogDir>, StartError> {
+    let path = config.text("log.dirs").or_else(|| config.text("log.dir")).unwrap_or_default().trim();
+    if path.is_empty() {
+        return Err(StartError::LogDirs("it is not set".to_owned()));
+    }
+    if path.contains(',') {
+        return Err(StartError::LogDirs(format!(
+            "one directory is used in this version, not several: {path}"
+        )));
+    }
+    let dir = LogDir::open(Arc::new(RealDisk), Path::new(path), entropy.next_bytes())?;
     let mut properties = dir.properties();
-    let ours = settings.node_id.to_string();
+    let ours = id.to_string();
     match properties.get(NODE_ID) {
         Some(theirs) if *theirs == ours => {}
         Some(theirs) => {
             return Err(StartError::OtherNode {
-                dir: settings.data_dir.display().to_string(),
+                dir: dir.path().display().to_string(),
                 theirs: theirs.clone(),
-                ours: settings.node_id,
+                ours: id,
             });
         }
         None => {
@@ -165,6 +195,7 @@ impl Node {
             LogDir::open(disk, std::path::Path::new("/data"), [1; 16]).expect("a disk without faults");
         Self {
             id: NodeId(1),
+            config: Arc::new(Config::default()),
             clock,
             entropy: Entropy::seeded(1),
             endpoints: Endpoints::default(),

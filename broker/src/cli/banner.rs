@@ -11,6 +11,12 @@ pub(super) fn print(running: &Running, took: Duration) -> io::Result<()> {
     let mut out = io::stdout().lock();
     let node = running.node();
     let listeners = node.endpoints.listeners();
+    // Topics may choose otherwise with flush.messages.
+    let durability = if node.config.number("log.flush.interval.messages") == 1 {
+        "acks=all waits for the disk (flush.messages=1)"
+    } else {
+        "acks=all waits for memory (log.flush.interval.messages is not 1)"
+    };
     let ready_ms = took.as_secs_f64() * 1_000.0;
     if out.is_terminal() {
         let listeners: Vec<String> = listeners.iter().map(ToString::to_string).collect();
@@ -19,6 +25,7 @@ pub(super) fn print(running: &Running, took: Duration) -> io::Result<()> {
             ("node", node.id.to_string()),
             ("listeners", listeners.join(", ")),
             ("data", node.log_dir.path().display().to_string()),
+            ("durability", durability.to_owned()),
             ("ready in", format!("{ready_ms:.0} ms")),
         ];
         for (name, value) in lines {
@@ -34,6 +41,7 @@ pub(super) fn print(running: &Running, took: Duration) -> io::Result<()> {
             "node_id": node.id.0,
             "listeners": listeners,
             "data_dir": node.log_dir.path(),
+            "durability": durability,
             "ready_ms": (ready_ms * 10.0).round() / 10.0,
         });
         writeln!(out, "{line}")?;

@@ -5,15 +5,13 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use clap::Args;
-use ottla_protocol::types::NodeId;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{banner, data_dir, logging};
-use crate::net::NetOptions;
-use crate::net::listener::ListenAt;
-use crate::node::{Running, Settings};
-use crate::session::{Limits, RequestMemory};
+use crate::config::{Config, Source, broker_setting, properties};
+use crate::net::listener;
+use crate::node::Running;
 
 #[derive(Args)]
 pub(super) struct Arguments {
@@ -35,13 +33,13 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let began = Instant::now();
     logging::start();
     raise_descriptor_limit();
-    let settings = settings(arguments)?;
+    let config = configure(arguments)?;
     // Handlers are in place before anything is opened: a signal during the start is not lost.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     let (mut terminate, mut interrupt) = runtime.block_on(async {
         anyhow::Ok((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?))
     })?;
-    let running = Running::start(settings)?;
+    let running = Running::start(config)?;
     banner::print(&running, began.elapsed())?;
     let name = runtime.block_on(async {
         tokio::select! {
@@ -54,41 +52,52 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn settings(arguments: Arguments) -> anyhow::Result<Settings> {
-    let _ = arguments.config;
-    let data_dir = match arguments.data_dir {
-        Some(dir) => dir,
-        None => data_dir::of_user().context("there is no home directory: say where with --data-dir DIR")?,
-    };
-    let mut limits = Limits::default();
-    let (mut connections_max, mut connections_per_ip_max) = (30_000, 20_000);
-    for set in &arguments.set {
-        let (name, value) = set.split_once('=').ok_or_else(|| anyhow::anyhow!("--set {set}: no `=`"))?;
-        match name {
-            "max.connections" => connections_max = value.parse()?,
-            "max.connections.per.ip" => connections_per_ip_max = value.parse()?,
-            "connections.max.idle.ms" => limits.idle_ms = Some(value.parse()?),
-            "socket.request.max.bytes" => limits.request_bytes_max = value.parse()?,
-            "queued.max.request.bytes" => limits.memory = RequestMemory::new(value.parse()?),
-            _ => anyhow::bail!("--set {name}: no such setting"),
-        }
+/// Flags over environment over file over defaults.
+fn configure(arguments: Arguments) -> anyhow::Result<Config> {
+    let mut sources = Vec::new();
+    if let Some(file) = &arguments.config {
+        let text = std::fs::read_to_string(file).with_context(|| format!("can't read {}", file.display()))?;
+        sources.push(Source { origin: file.display().to_string(), pairs: properties::parse(&text) });
     }
-    Ok(Settings {
-        node_id: NodeId(1),
-        data_dir,
-        advertised: Vec::new(),
-        listeners: vec![ListenAt {
-            name: "PLAINTEXT".into(),
-            host: "localhost".into(),
-            port: arguments.port.unwrap_or(9092),
-        }],
-        net: NetOptions {
-            workers: std::thread::available_parallelism().map_or(1, usize::from),
-            connections_max,
-            connections_per_ip_max,
-            limits: std::sync::Arc::new(limits),
-        },
-    })
+    sources.push(Source { origin: "environment".to_owned(), pairs: from_environment() });
+    let set = arguments.set.iter().map(|set| match set.split_once('=') {
+        Some((name, value)) => Ok((name.trim().to_owned(), value.trim().to_owned())),
+        None => Err(anyhow::anyhow!("--set {set}: give it as NAME=VALUE")),
+    });
+    sources.push(Source { origin: "--set".to_owned(), pairs: set.collect::<anyhow::Result<_>>()? });
+
+    let (mut config, remarks) = Config::load(&sources)?;
+    for remark in remarks {
+        tracing::info!("{remark}");
+    }
+    if let Some(dir) = arguments.data_dir {
+        config.set("log.dirs", dir.to_str().context("--data-dir: the path is not UTF-8")?);
+    } else if config.text("log.dirs").is_none() && config.text("log.dir").is_none() {
+        let dir = data_dir::of_user().context("there is no home directory: say where with --data-dir DIR")?;
+        config.set("log.dirs", dir.to_str().context("the home directory's path is not UTF-8")?);
+    }
+    if let Some(port) = arguments.port {
+        let mut listeners = listener::parse(config.text("listeners").unwrap_or_default())?;
+        listeners.first_mut().context("--port: there is no listener")?.port = port;
+        let listeners: Vec<String> = listeners.iter().map(ToString::to_string).collect();
+        config.set("listeners", &listeners.join(","));
+    }
+    Ok(config)
+}
+
+/// Settings in `KAFKA_*` variables, as the official image reads them. A variable that names none is passed over: clusters put
+/// variables of that form there for services called `kafka`.
+fn from_environment() -> Vec<(String, String)> {
+    let variables = std::env::vars_os().filter_map(|(name, value)| {
+        let (name, value) = (name.into_string().ok()?, value.into_string().ok()?);
+        let setting = properties::from_variable(&name)?;
+        if broker_setting(&setting).is_none() && !setting.starts_with("listener.name.") {
+            tracing::warn!("{name} is ignored: there is no setting {setting}");
+            return None;
+        }
+        Some((setting, value))
+    });
+    variables.collect()
 }
 
 /// Every connection and every open segment takes a file descriptor; the usual soft limit of 1,024 is for programs that use `select`.
