@@ -1,0 +1,273 @@
+//! One partition on this node: its log, its replica machine, and who waits for it. The only caller of `storage::Log`.
+//!
+//! Lock order: a partition's lock is the innermost but for those inside storage; replies are completed after it is released.
+
+mod open;
+mod produce;
+mod read;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ottla_machine::controller::image::PartitionState;
+use ottla_machine::partition::leader::Replica;
+use ottla_machine::partition::producers::Producers;
+use ottla_protocol::error::ErrorCode;
+use ottla_protocol::types::{NodeId, Offset, TopicId};
+use ottla_storage::{FlushTicket, Log, LogDir, Removal, StorageError};
+
+use crate::api::Wakeup;
+use crate::config::TopicConfig;
+use crate::flusher::Flusher;
+
+pub use produce::{AppendRequest, Appended, Refused};
+pub use read::{Bounds, ReadAnswer};
+
+/// Called once the offset it waits for is committed, or with the reason why it will not be.
+pub type OnCommitted = Box<dyn FnOnce(Result<(), ErrorCode>) + Send>;
+
+/// Bytes appended since the producers were last written down, after which they are again.
+const PRODUCER_SNAPSHOT_BYTES: u64 = 64 << 20;
+
+pub struct Partition {
+    pub topic: TopicId,
+    pub name: Arc<str>,
+    pub index: i32,
+    /// `topic-index`: the directory's name.
+    pub dir_name: String,
+    pub(crate) log_dir: Arc<LogDir>,
+    pub(crate) flusher: Arc<Flusher>,
+    state: Mutex<State>,
+    /// The flusher has it on its list.
+    pub(crate) flush_queued: AtomicBool,
+}
+
+pub(crate) struct State {
+    me: NodeId,
+    config: Arc<TopicConfig>,
+    /// `None` until somebody needs it, and again once the topic is deleted.
+    log: Option<Log>,
+    replica: Replica,
+    producers: Producers,
+    /// Bytes appended since the producers were written down.
+    unsaved_bytes: u64,
+    /// Records appended since the last flush began, and when (ticks) the first of them came.
+    unflushed_records: i64,
+    unflushed_since_ms: Option<u64>,
+    /// In the order of their offsets.
+    waiting: VecDeque<(Offset, OnCommitted)>,
+    fetchers: Vec<Wakeup>,
+    deleted: bool,
+}
+
+impl fmt::Debug for Partition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Partition({}, {})", self.dir_name, self.topic)
+    }
+}
+
+impl Partition {
+    #[must_use]
+    pub fn new(
+        me: NodeId,
+        topic: TopicId,
+        name: Arc<str>,
+        index: i32,
+        placed: PartitionState,
+        config: Arc<TopicConfig>,
+        log_dir: Arc<LogDir>,
+        flusher: Arc<Flusher>,
+    ) -> Arc<Self> {
+        let state = State {
+            me,
+            config,
+            log: None,
+            replica: Replica::new(me, placed, Offset::ZERO),
+            producers: Producers::default(),
+            unsaved_bytes: 0,
+            unflushed_records: 0,
+            unflushed_since_ms: None,
+            waiting: VecDeque::new(),
+            fetchers: Vec::new(),
+            deleted: false,
+        };
+        Arc::new(Self {
+            topic,
+            dir_name: format!("{name}-{index}"),
+            name,
+            index,
+            log_dir,
+            flusher,
+            state: Mutex::new(state),
+            flush_queued: AtomicBool::new(false),
+        })
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        // Panics abort the process; under a test's unwinding the state may be torn, and the test has failed anyway.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The controller decided anew, or a configuration changed.
+    pub fn update(self: &Arc<Self>, placed: &PartitionState, config: &Arc<TopicConfig>) {
+        let mut state = self.lock();
+        if state.replica.state() != placed {
+            state.replica.on_state(placed.clone());
+            let epoch = placed.leader_epoch;
+            if let Some(log) = &mut state.log {
+                log.assign_epoch(epoch);
+            }
+        }
+        if !Arc::ptr_eq(&state.config, config) && *state.config != **config {
+            state.config = Arc::clone(config);
+            if let Some(log) = &mut state.log {
+                log.set_options(config.log_options());
+            }
+        }
+        let due = state.advance();
+        drop(state);
+        due.complete();
+        self.want_flush();
+    }
+
+    /// Whether this node leads it.
+    pub(crate) fn is_leader(&self) -> bool {
+        let state = self.lock();
+        state.replica.state().leader == state.me
+    }
+
+    /// Puts the partition on the flusher's list, once.
+    pub(crate) fn want_flush(self: &Arc<Self>) {
+        if !self.flush_queued.swap(true, Ordering::AcqRel) {
+            self.flusher.queue(Arc::clone(self));
+        }
+    }
+
+    /// One round of group commit, on a flusher's thread.
+    pub(crate) fn flush(self: &Arc<Self>) {
+        let ticket = {
+            // From here on an append asks for another round.
+            self.flush_queued.store(false, Ordering::Release);
+            let mut state = self.lock();
+            state.unflushed_records = 0;
+            state.unflushed_since_ms = None;
+            match state.log.as_mut().and_then(Log::begin_flush) {
+                Some(ticket) => ticket,
+                None => return,
+            }
+        };
+        let result = ticket.sync();
+        self.finish_flush(ticket, result);
+    }
+
+    fn finish_flush(self: &Arc<Self>, ticket: FlushTicket, result: std::io::Result<()>) {
+        let mut state = self.lock();
+        let Some(log) = &mut state.log else { return };
+        let failed = log.finish_flush(ticket, result).is_err();
+        let more = log.flushed_end() < log.end_offset();
+        let due = if failed { state.fail_all(ErrorCode::KafkaStorageError) } else { state.advance() };
+        let again = more && state.config.is_flushed_before_ack() && !failed;
+        drop(state);
+        due.complete();
+        if again {
+            self.want_flush();
+        }
+    }
+
+    /// Records that wait for a flush too long (`flush.ms`) get one.
+    pub(crate) fn flush_if_old(self: &Arc<Self>, tick_ms: u64) {
+        let old = {
+            let state = self.lock();
+            let limit = u64::try_from(state.config.flush_ms).unwrap_or(u64::MAX);
+            state.unflushed_since_ms.is_some_and(|since| tick_ms.saturating_sub(since) >= limit)
+        };
+        if old {
+            self.want_flush();
+        }
+    }
+
+    /// The topic is gone: everybody who waits is told, and the files go. The name is free when this returns.
+    pub fn delete(&self) -> Option<Removal> {
+        let mut state = self.lock();
+        state.deleted = true;
+        let due = state.fail_all(ErrorCode::UnknownTopicOrPartition);
+        let log = state.log.take();
+        drop(state);
+        due.complete();
+        let log = match log {
+            Some(log) => Some(log),
+            // Never opened in this process, but it may have files.
+            None => self.open_log(&TopicOptions::default()).ok().map(|(log, _)| log),
+        };
+        match log.map(Log::delete) {
+            Some(Ok(removal)) => Some(removal),
+            Some(Err(error)) => {
+                tracing::error!("the files of {} stay: {error}", self.dir_name);
+                None
+            }
+            None => None,
+        }
+    }
+
+    /// Flushes, writes the producers down and closes the log: for a clean shutdown.
+    ///
+    /// # Errors
+    /// What could not be flushed.
+    pub fn close(&self) -> Result<(), StorageError> {
+        let mut state = self.lock();
+        self.save_producers(&mut state);
+        let log = state.log.take();
+        state.deleted = true;
+        let due = state.fail_all(ErrorCode::NotLeaderOrFollower);
+        drop(state);
+        let result = log.map_or(Ok(()), Log::close);
+        due.complete();
+        result
+    }
+}
+
+type TopicOptions = ottla_storage::LogOptions;
+
+/// What became due under the lock, to be done after it.
+#[must_use]
+#[derive(Default)]
+pub(crate) struct Due {
+    committed: Vec<(OnCommitted, Result<(), ErrorCode>)>,
+    woken: Vec<Wakeup>,
+}
+
+impl Due {
+    pub(crate) fn complete(self) {
+        for (on_committed, result) in self.committed {
+            on_committed(result);
+        }
+        for wakeup in self.woken {
+            wakeup.wake();
+        }
+    }
+}
+
+impl State {
+    /// Moves the high watermark to where the log allows it, and takes out who waited for that.
+    pub(crate) fn advance(&mut self) -> Due {
+        let Some(log) = &self.log else { return Due::default() };
+        let (end, flushed) = (log.end_offset(), log.flushed_end());
+        if !self.replica.on_progress(end, flushed, self.config.is_flushed_before_ack()) {
+            return Due::default();
+        }
+        let reached = self.replica.high_watermark();
+        let mut due = Due { committed: Vec::new(), woken: std::mem::take(&mut self.fetchers) };
+        while self.waiting.front().is_some_and(|(offset, _)| *offset <= reached) {
+            let (_, on_committed) = self.waiting.pop_front().expect("looked at");
+            due.committed.push((on_committed, Ok(())));
+        }
+        due
+    }
+
+    fn fail_all(&mut self, code: ErrorCode) -> Due {
+        let committed = self.waiting.drain(..).map(|(_, on_committed)| (on_committed, Err(code))).collect();
+        Due { committed, woken: std::mem::take(&mut self.fetchers) }
+    }
+}

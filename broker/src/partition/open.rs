@@ -1,0 +1,129 @@
+//! Opening a partition's log when it is first needed, with its producers: the last snapshot of them, and the log behind it.
+
+use ottla_machine::partition::leader::Replica;
+use ottla_machine::partition::producers::Producers;
+use ottla_protocol::batch;
+use ottla_protocol::error::ErrorCode;
+use ottla_protocol::types::Offset;
+use ottla_storage::checkpoint::Checkpoint;
+use ottla_storage::{Log, LogOptions, Recovery, StorageError};
+
+use super::{Partition, State};
+
+const PRODUCERS: Checkpoint = Checkpoint { kind: "producers", version: 1 };
+const PRODUCERS_FILE: &str = "producers.ottla";
+/// Bytes of the log that are read at once to rebuild the producers.
+const REPLAY_BYTES: usize = 4 << 20;
+
+impl Partition {
+    pub(super) fn open_log(&self, options: &LogOptions) -> Result<(Log, Recovery), StorageError> {
+        let (log, recovery) = self.log_dir.open_log(&self.dir_name, self.topic, *options)?;
+        if log.owner() == self.topic {
+            return Ok((log, recovery));
+        }
+        // Left by a topic of the same name that was deleted while this node was down.
+        tracing::warn!("{} belongs to a deleted topic of the same name: removed", self.dir_name);
+        log.delete()?.run()?;
+        self.log_dir.open_log(&self.dir_name, self.topic, *options)
+    }
+
+    /// Opens the log if it is not yet open.
+    pub(super) fn ensure_open(&self, state: &mut State) -> Result<(), ErrorCode> {
+        if state.deleted {
+            return Err(ErrorCode::UnknownTopicOrPartition);
+        }
+        if state.log.is_some() {
+            return Ok(());
+        }
+        let opened = self.open_log(&state.config.log_options()).and_then(|(mut log, _)| {
+            state.producers = self.load_producers(&log)?;
+            log.assign_epoch(state.replica.leader_epoch());
+            Ok(log)
+        });
+        match opened {
+            Ok(log) => {
+                // What survived a crash is there: with one replica it is committed once it is on the disk again.
+                let committed =
+                    if state.config.is_flushed_before_ack() { log.flushed_end() } else { log.end_offset() };
+                state.replica = Replica::new(state.me, state.replica.state().clone(), committed);
+                state.log = Some(log);
+                Ok(())
+            }
+            Err(error) => {
+                tracing::error!("{} cannot be opened: {error}", self.dir_name);
+                Err(ErrorCode::KafkaStorageError)
+            }
+        }
+    }
+
+    fn load_producers(&self, log: &Log) -> Result<Producers, StorageError> {
+        let path = log.dir().join(PRODUCERS_FILE);
+        let (mut producers, mut from) = (Producers::default(), log.start_offset());
+        match PRODUCERS.read(&**self.log_dir.disk(), &path) {
+            Ok(Some((_, bytes))) => {
+                let parts = bytes.split_first_chunk::<8>();
+                if let Some((at, rest)) = parts
+                    && let Some(saved) = Producers::decode(rest)
+                {
+                    let at = Offset(i64::from_be_bytes(*at));
+                    if at >= log.start_offset() && at <= log.end_offset() {
+                        (producers, from) = (saved, at);
+                    }
+                }
+            }
+            Ok(None) | Err(StorageError::DamagedFile { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        let view = log.view();
+        while from < log.end_offset() {
+            let slices = match view.read(from, REPLAY_BYTES) {
+                Ok(slices) => slices,
+                Err(error @ (StorageError::CorruptBatch { .. } | StorageError::Quarantined { .. })) => {
+                    tracing::error!(
+                        "the producers of {} are known up to offset {from} only: {error}",
+                        self.dir_name
+                    );
+                    break;
+                }
+                Err(error) => return Err(error),
+            };
+            let before = from;
+            for slice in &slices {
+                for batch in batch::batches(slice.bytes()).map_while(Result::ok) {
+                    let header = batch.header();
+                    if header.base_offset >= before {
+                        producers.apply(header);
+                    }
+                    from = header.next_offset();
+                }
+            }
+            if from == before {
+                break;
+            }
+        }
+        Ok(producers)
+    }
+
+    /// Writes the producers down, so that the next start need not read the log behind them.
+    pub(super) fn save_producers(&self, state: &mut State) {
+        let Some(log) = &state.log else { return };
+        if state.unsaved_bytes == 0 {
+            return;
+        }
+        let mut bytes = log.end_offset().0.to_be_bytes().to_vec();
+        bytes.extend(state.producers.encode());
+        let path = log.dir().join(PRODUCERS_FILE);
+        match PRODUCERS.write(&**self.log_dir.disk(), &path, &bytes) {
+            Ok(()) => state.unsaved_bytes = 0,
+            Err(error) => tracing::warn!("the producers of {} are not written down: {error}", self.dir_name),
+        }
+    }
+
+    /// Saves them if much was appended since; on a thread that may wait.
+    pub(crate) fn save_producers_if_due(&self) {
+        let mut state = self.lock();
+        if state.unsaved_bytes >= super::PRODUCER_SNAPSHOT_BYTES {
+            self.save_producers(&mut state);
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! Appending: the machine judges, the log takes, whoever must wait is noted at an offset.
+
+use std::sync::Arc;
+
+use ottla_machine::partition::producers::Verdict;
+use ottla_protocol::batch::{self, BatchHeader, TimestampType};
+use ottla_protocol::error::ErrorCode;
+use ottla_protocol::types::{LeaderEpoch, Offset};
+use ottla_protocol::validate::{ProduceRules, recompress, validate_produced};
+use ottla_storage::StorageError;
+
+use super::{OnCommitted, Partition, State};
+
+/// One partition's records of a Produce request.
+#[derive(Clone, Copy, Debug)]
+pub struct AppendRequest<'a> {
+    pub records: &'a [u8],
+    pub acks_all: bool,
+    pub produce_version: i16,
+    pub now_ms: i64,
+    pub tick_ms: u64,
+}
+
+/// What was appended, or had been before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    pub base_offset: Offset,
+    /// -1 where the producer's timestamps count.
+    pub log_append_time: i64,
+    pub log_start: Offset,
+    /// Committed once the high watermark is here.
+    pub end: Offset,
+}
+
+/// Why nothing was appended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    pub code: ErrorCode,
+    pub message: Option<String>,
+    /// The record at fault.
+    pub record: Option<i32>,
+}
+
+impl From<ErrorCode> for Refused {
+    fn from(code: ErrorCode) -> Self {
+        Self { code, message: None, record: None }
+    }
+}
+
+/// A batch may unpack to so many times `max.message.bytes`, or this many bytes.
+const UNPACKED_FACTOR: usize = 100;
+const UNPACKED_MIN: usize = 16 << 20;
+
+thread_local! {
+    /// A batch on its way from the request's bytes to the log, where offset and epoch are stamped.
+    static STAMPED: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) };
+}
+
+pub(super) fn storage_code(error: &StorageError) -> ErrorCode {
+    match error {
+        StorageError::CorruptBatch { .. } => ErrorCode::CorruptMessage,
+        StorageError::OutOfRange { .. } => ErrorCode::OffsetOutOfRange,
+        _ => ErrorCode::KafkaStorageError,
+    }
+}
+
+impl Partition {
+    /// Appends what a client sent. With acks=all, `on_committed` is called once that is committed, maybe before this returns.
+    ///
+    /// # Errors
+    /// Why nothing was appended; `on_committed` is then never called.
+    pub fn produce(
+        self: &Arc<Self>,
+        request: &AppendRequest<'_>,
+        on_committed: Option<OnCommitted>,
+    ) -> Result<Appended, Refused> {
+        let config = Arc::clone(&self.lock().config);
+        let rules = ProduceRules {
+            bytes_max: config.max_message_bytes,
+            unpacked_bytes_max: config.max_message_bytes.saturating_mul(UNPACKED_FACTOR).max(UNPACKED_MIN),
+            compacted: config.compact,
+            timestamps: config.timestamps,
+            before_max_ms: config.before_max_ms,
+            after_max_ms: config.after_max_ms,
+            now_ms: request.now_ms,
+            produce_version: request.produce_version,
+        };
+        // Judged before the lock is taken: other appends go on meanwhile.
+        let refused = |error: batch::BatchError| Refused {
+            code: error.code(),
+            record: error.record_index(),
+            message: Some(error.to_string()),
+        };
+        let facts = validate_produced(request.records, &rules).map_err(refused)?;
+        STAMPED.with_borrow_mut(|bytes| {
+            bytes.clear();
+            match config.compression {
+                Some(codec) if codec != facts.compression => bytes.extend_from_slice(
+                    &recompress(request.records, codec, config.compression_level, rules.unpacked_bytes_max)
+                        .map_err(refused)?,
+                ),
+                _ => bytes.extend_from_slice(request.records),
+            }
+            match config.timestamps {
+                TimestampType::LogAppendTime => {
+                    batch::set_max_timestamp(bytes, TimestampType::LogAppendTime, request.now_ms);
+                }
+                TimestampType::CreateTime
+                    if facts.header.max_timestamp != facts.max_timestamp
+                        || facts.header.timestamp_type() != TimestampType::CreateTime =>
+                {
+                    batch::set_max_timestamp(bytes, TimestampType::CreateTime, facts.max_timestamp);
+                }
+                TimestampType::CreateTime => {}
+            }
+            let log_append_time =
+                if config.timestamps == TimestampType::LogAppendTime { request.now_ms } else { -1 };
+            self.append(bytes, Some(request), log_append_time, on_committed)
+        })
+    }
+
+    /// Appends one batch that a coordinator of this node wrote.
+    ///
+    /// # Errors
+    /// Why nothing was appended.
+    pub fn append_own(
+        self: &Arc<Self>,
+        batch: &mut [u8],
+        now_ms: i64,
+        on_committed: OnCommitted,
+    ) -> Result<Appended, Refused> {
+        let request = AppendRequest { records: &[], acks_all: true, produce_version: 0, now_ms, tick_ms: 0 };
+        self.append(batch, Some(&request), -1, Some(on_committed))
+    }
+
+    fn append(
+        self: &Arc<Self>,
+        bytes: &mut [u8],
+        request: Option<&AppendRequest<'_>>,
+        log_append_time: i64,
+        on_committed: Option<OnCommitted>,
+    ) -> Result<Appended, Refused> {
+        let mut state = self.lock();
+        self.ensure_open(&mut state)?;
+        state.replica.check_leader(LeaderEpoch::NONE)?;
+        let (acks_all, now_ms, tick_ms) =
+            request.map_or((false, 0, 0), |request| (request.acks_all, request.now_ms, request.tick_ms));
+        if acks_all {
+            state.replica.check_in_sync(state.config.min_insync_replicas)?;
+        }
+        let header = BatchHeader::read(bytes).map_err(|error| Refused::from(error.code()))?;
+        let verdict = state.producers.check(&header);
+        let log_start = state.log.as_ref().map_or(Offset::ZERO, |log| log.start_offset());
+        let appended = match verdict {
+            Verdict::Refuse(code) => return Err(code.into()),
+            Verdict::Duplicate(before) => Appended {
+                base_offset: before.base_offset,
+                log_append_time: if log_append_time < 0 { -1 } else { before.timestamp },
+                log_start,
+                end: before.last_offset.plus(1),
+            },
+            Verdict::Append => {
+                let end = state.append_stamped(bytes, &header, now_ms, tick_ms)?;
+                let base_offset = Offset(end.0 - i64::from(header.last_offset_delta) - 1);
+                Appended { base_offset, log_append_time, log_start, end }
+            }
+        };
+        let mut due = state.advance();
+        if let Some(on_committed) = on_committed {
+            if appended.end <= state.replica.high_watermark() {
+                due.committed.push((on_committed, Ok(())));
+            } else {
+                // A duplicate may wait for an earlier offset than the last one in the queue.
+                let at = state.waiting.partition_point(|(offset, _)| *offset <= appended.end);
+                state.waiting.insert(at, (appended.end, on_committed));
+            }
+        }
+        let flush = state.wants_flush();
+        drop(state);
+        due.complete();
+        if flush {
+            self.want_flush();
+        }
+        Ok(appended)
+    }
+}
+
+impl State {
+    /// Stamps and appends; returns the log's new end.
+    fn append_stamped(
+        &mut self,
+        bytes: &mut [u8],
+        header: &BatchHeader,
+        now_ms: i64,
+        tick_ms: u64,
+    ) -> Result<Offset, Refused> {
+        let log = self.log.as_mut().expect("opened by the caller");
+        let base = log.end_offset();
+        batch::stamp(bytes, base, self.replica.leader_epoch());
+        let appended = log.append(bytes, now_ms).map_err(|error| Refused {
+            code: storage_code(&error),
+            message: Some(error.to_string()),
+            record: None,
+        })?;
+        let stamped = BatchHeader { base_offset: base, max_timestamp: appended.max_timestamp, ..*header };
+        self.producers.apply(&stamped);
+        self.unsaved_bytes += bytes.len() as u64;
+        self.unflushed_records += i64::from(header.records_count);
+        self.unflushed_since_ms.get_or_insert(tick_ms);
+        Ok(appended.last.plus(1))
+    }
+
+    fn wants_flush(&self) -> bool {
+        self.unflushed_records > 0 && self.unflushed_records >= self.config.flush_messages
+    }
+}

@@ -1,0 +1,241 @@
+//! Reading: what a consumer may see, and where offsets lie.
+
+use std::sync::Arc;
+
+use ottla_machine::partition::producers::Producers;
+use ottla_protocol::batch;
+use ottla_protocol::error::ErrorCode;
+use ottla_protocol::types::{LeaderEpoch, Offset};
+use ottla_storage::{LogView, Read, Removal, StorageError};
+
+use super::produce::storage_code;
+use super::{Partition, Refused};
+use crate::api::Wakeup;
+
+/// The ends of a partition as its clients see them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    pub log_start: Offset,
+    pub high_watermark: Offset,
+    pub leader_epoch: LeaderEpoch,
+}
+
+/// What a fetch of one partition found.
+#[derive(Debug)]
+pub struct ReadAnswer {
+    pub bounds: Bounds,
+    pub read: Read,
+}
+
+impl Partition {
+    /// Reads committed batches from `offset` on. If there are none, and `wakeup` is given, it is noted for when there are.
+    ///
+    /// # Errors
+    /// The code for this partition, and the bounds where they are known.
+    pub fn read(
+        self: &Arc<Self>,
+        offset: Offset,
+        epoch: LeaderEpoch,
+        max_bytes: usize,
+        at_least_one: bool,
+        wakeup: Option<&Wakeup>,
+    ) -> Result<ReadAnswer, (ErrorCode, Option<Bounds>)> {
+        let mut state = self.lock();
+        self.ensure_open(&mut state).map_err(|code| (code, None))?;
+        state.replica.check_leader(epoch).map_err(|code| (code, None))?;
+        let log = state.log.as_ref().expect("just opened");
+        let bounds = Bounds {
+            log_start: log.start_offset(),
+            high_watermark: state.replica.high_watermark(),
+            leader_epoch: state.replica.leader_epoch(),
+        };
+        if offset < bounds.log_start || offset > log.end_offset() {
+            return Err((ErrorCode::OffsetOutOfRange, Some(bounds)));
+        }
+        if offset >= bounds.high_watermark {
+            if let Some(wakeup) = wakeup {
+                state.note_fetcher(wakeup);
+            }
+            return Ok(ReadAnswer { bounds, read: Read::Hot(Vec::new()) });
+        }
+        let read = log.read(offset, bounds.high_watermark, max_bytes, at_least_one).map_err(|error| {
+            if !matches!(error, StorageError::OutOfRange { .. }) {
+                tracing::error!("fetch of {} at offset {offset}: {error}", self.dir_name);
+            }
+            (storage_code(&error), Some(bounds))
+        })?;
+        if let Some(wakeup) = wakeup {
+            state.note_fetcher(wakeup);
+        }
+        Ok(ReadAnswer { bounds, read })
+    }
+
+    /// Start, committed end and epoch.
+    ///
+    /// # Errors
+    /// Not the leader, another epoch, or a log that cannot be opened.
+    pub fn bounds(&self, epoch: LeaderEpoch) -> Result<Bounds, ErrorCode> {
+        let mut state = self.lock();
+        state.replica.check_leader(epoch)?;
+        self.ensure_open(&mut state)?;
+        let log = state.log.as_ref().expect("just opened");
+        Ok(Bounds {
+            log_start: log.start_offset(),
+            high_watermark: state.replica.high_watermark(),
+            leader_epoch: state.replica.leader_epoch(),
+        })
+    }
+
+    /// The leader epoch of the batch at an offset, as the log's history has it; -1 if it has none.
+    #[must_use]
+    pub fn epoch_at(&self, offset: Offset) -> LeaderEpoch {
+        let state = self.lock();
+        state.log.as_ref().and_then(|log| log.epochs().epoch_at(offset)).unwrap_or(LeaderEpoch::NONE)
+    }
+
+    /// The largest epoch not above `asked`, and where it ended (KIP-101, KIP-279).
+    ///
+    /// # Errors
+    /// Not the leader, or another epoch.
+    pub fn end_of_epoch(
+        &self,
+        current: LeaderEpoch,
+        asked: LeaderEpoch,
+    ) -> Result<(LeaderEpoch, Offset), ErrorCode> {
+        let mut state = self.lock();
+        state.replica.check_leader(current)?;
+        self.ensure_open(&mut state)?;
+        let log = state.log.as_ref().expect("just opened");
+        // The end of the newest epoch is what is committed, for clients.
+        let end = log.end_offset_for(asked);
+        Ok(end.unwrap_or((LeaderEpoch::NONE, Offset::NONE)))
+    }
+
+    /// A view for long reads, with the committed end.
+    ///
+    /// # Errors
+    /// Not the leader, another epoch, or a log that cannot be opened.
+    pub fn view(&self, epoch: LeaderEpoch) -> Result<(LogView, Bounds), ErrorCode> {
+        let bounds = self.bounds(epoch)?;
+        let state = self.lock();
+        let log = state.log.as_ref().ok_or(ErrorCode::UnknownTopicOrPartition)?;
+        Ok((log.view(), bounds))
+    }
+
+    /// Raises the log start (DeleteRecords); -1 means the high watermark. Returns the new start and what to remove.
+    ///
+    /// # Errors
+    /// Not the leader, or an offset outside of what is committed.
+    pub fn delete_records(&self, offset: Offset) -> Result<(Offset, Option<Removal>), ErrorCode> {
+        let mut state = self.lock();
+        state.replica.check_leader(LeaderEpoch::NONE)?;
+        self.ensure_open(&mut state)?;
+        let high_watermark = state.replica.high_watermark();
+        let target = if offset == Offset::NONE { high_watermark } else { offset };
+        if target.0 < 0 || target > high_watermark {
+            return Err(ErrorCode::OffsetOutOfRange);
+        }
+        let log = state.log.as_mut().expect("just opened");
+        let removal = log.trim_start(target);
+        Ok((log.start_offset(), removal))
+    }
+
+    /// The producers as they stand.
+    ///
+    /// # Errors
+    /// Not the leader, or a log that cannot be opened.
+    pub fn producers(&self) -> Result<Producers, ErrorCode> {
+        let mut state = self.lock();
+        state.replica.check_leader(LeaderEpoch::NONE)?;
+        self.ensure_open(&mut state)?;
+        Ok(state.producers.clone())
+    }
+
+    /// Bytes on disk; 0 where nothing was written.
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        let mut state = self.lock();
+        if self.ensure_open(&mut state).is_err() {
+            return 0;
+        }
+        state.log.as_ref().map_or(0, |log| log.size_bytes())
+    }
+
+    /// Finds the first record at or after a timestamp: timestamp, offset. Blocks: not for long logs on a worker.
+    ///
+    /// # Errors
+    /// Unreadable bytes on the way.
+    pub fn find_timestamp(
+        view: &LogView,
+        end: Offset,
+        wanted: i64,
+    ) -> Result<Option<(i64, Offset)>, Refused> {
+        let failed = |error: StorageError| Refused {
+            code: storage_code(&error),
+            message: Some(error.to_string()),
+            record: None,
+        };
+        for summary in view.summaries() {
+            let summary = summary.map_err(failed)?;
+            if summary.max_timestamp < wanted {
+                continue;
+            }
+            let mut from = summary.base.max(view.start_offset());
+            while from < summary.end.min(end) {
+                let slices = view.read(from, SEARCH_BYTES).map_err(failed)?;
+                let before = from;
+                for slice in &slices {
+                    for found in batch::batches(slice.bytes()) {
+                        let found = found.map_err(|error| Refused::from(error.code()))?;
+                        from = found.header().next_offset();
+                        if found.header().max_timestamp < wanted {
+                            continue;
+                        }
+                        let unpacked =
+                            found.uncompressed(UNPACKED_MAX).map_err(|error| Refused::from(error.code()))?;
+                        for record in found.records(&unpacked) {
+                            let record = record.map_err(|error| Refused::from(error.code()))?;
+                            if record.timestamp >= wanted && record.offset >= view.start_offset() {
+                                return Ok((record.offset < end).then_some((record.timestamp, record.offset)));
+                            }
+                        }
+                    }
+                }
+                if from == before {
+                    break;
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The record with the largest timestamp below `end`: timestamp, offset (KIP-734).
+    ///
+    /// # Errors
+    /// Unreadable bytes on the way.
+    pub fn find_max_timestamp(view: &LogView, end: Offset) -> Result<Option<(i64, Offset)>, Refused> {
+        let mut largest = None;
+        for summary in view.summaries() {
+            let summary = summary.map_err(|error| Refused::from(storage_code(&error)))?;
+            if summary.base < end && largest.is_none_or(|largest| summary.max_timestamp > largest) {
+                largest = Some(summary.max_timestamp);
+            }
+        }
+        match largest {
+            Some(largest) if largest >= 0 => Self::find_timestamp(view, end, largest),
+            _ => Ok(None),
+        }
+    }
+}
+
+/// Bytes read at once in a search.
+const SEARCH_BYTES: usize = 1 << 20;
+/// A stored batch was bounded when it was appended; this only guards against damage.
+const UNPACKED_MAX: usize = 1 << 30;
+
+impl super::State {
+    fn note_fetcher(&mut self, wakeup: &Wakeup) {
+        self.fetchers.retain(|known| !known.is_done());
+        self.fetchers.push(wakeup.clone());
+    }
+}

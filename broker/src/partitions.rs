@@ -1,0 +1,129 @@
+//! The partitions of this node, kept in step with the image: made when it names them, gone when it does not.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+
+use ottla_machine::controller::image::Image;
+use ottla_protocol::types::{NodeId, TopicId};
+use ottla_storage::LogDir;
+
+use crate::config::{Config, TopicConfig};
+use crate::flusher::Flusher;
+use crate::partition::Partition;
+
+/// By topic id, then by index.
+type Table = HashMap<TopicId, Topic>;
+
+struct Topic {
+    config: Arc<TopicConfig>,
+    partitions: Vec<Arc<Partition>>,
+}
+
+pub struct Partitions {
+    me: NodeId,
+    config: Arc<Config>,
+    log_dir: Arc<LogDir>,
+    flusher: Arc<Flusher>,
+    table: RwLock<Table>,
+}
+
+impl std::fmt::Debug for Partitions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Partitions({} topics)", self.table().len())
+    }
+}
+
+impl Partitions {
+    #[must_use]
+    pub fn new(me: NodeId, config: Arc<Config>, log_dir: Arc<LogDir>, flusher: Arc<Flusher>) -> Self {
+        Self { me, config, log_dir, flusher, table: RwLock::default() }
+    }
+
+    fn table(&self) -> RwLockReadGuard<'_, Table> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The partition, if this node holds it.
+    #[must_use]
+    pub fn get(&self, topic: TopicId, index: i32) -> Option<Arc<Partition>> {
+        self.table().get(&topic)?.partitions.get(usize::try_from(index).ok()?).cloned()
+    }
+
+    /// All of them, in no order.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Partition>> {
+        self.table().values().flat_map(|topic| topic.partitions.iter().cloned()).collect()
+    }
+
+    /// The configuration that a topic's partitions go by.
+    #[must_use]
+    pub fn topic_config(&self, topic: TopicId) -> Option<Arc<TopicConfig>> {
+        self.table().get(&topic).map(|topic| Arc::clone(&topic.config))
+    }
+
+    /// Follows the step from one image to the next.
+    pub fn on_image(&self, before: &Image, image: &Image) {
+        let broker_configs_changed = {
+            let brokers = |image: &Image| {
+                image
+                    .configs
+                    .iter()
+                    .filter(|(resource, _)| {
+                        resource.kind == ottla_machine::controller::image::ConfigKind::Broker
+                    })
+                    .map(|(resource, set)| (resource.clone(), set.clone()))
+                    .collect::<Vec<_>>()
+            };
+            brokers(before) != brokers(image)
+        };
+        let mut removals = Vec::new();
+        {
+            let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+            let gone: Vec<TopicId> =
+                table.keys().filter(|id| !image.topics.contains_key(id)).copied().collect();
+            for id in gone {
+                let topic = table.remove(&id).expect("its key was just seen");
+                removals.extend(topic.partitions.iter().filter_map(|partition| partition.delete()));
+            }
+            for (id, topic) in &image.topics {
+                let resource = ottla_machine::controller::image::ConfigResource::topic(&topic.name);
+                let unchanged =
+                    before.topics.get(id).is_some_and(|old| Arc::ptr_eq(old, topic) || old == topic)
+                        && before.configs.get(&resource) == image.configs.get(&resource)
+                        && !broker_configs_changed;
+                if unchanged && table.contains_key(id) {
+                    continue;
+                }
+                let config = Arc::new(TopicConfig::resolve(&self.config, image, self.me, &topic.name));
+                let held = table
+                    .entry(*id)
+                    .or_insert_with(|| Topic { config: Arc::clone(&config), partitions: Vec::new() });
+                held.config = Arc::clone(&config);
+                for (index, placed) in topic.partitions.iter().enumerate() {
+                    match held.partitions.get(index) {
+                        Some(partition) => partition.update(placed, &config),
+                        None => held.partitions.push(Partition::new(
+                            self.me,
+                            *id,
+                            Arc::clone(&topic.name),
+                            i32::try_from(index).expect("a topic has fewer than 2^31 partitions"),
+                            placed.clone(),
+                            Arc::clone(&config),
+                            Arc::clone(&self.log_dir),
+                            Arc::clone(&self.flusher),
+                        )),
+                    }
+                }
+            }
+        }
+        if !removals.is_empty() {
+            self.flusher.run_job(move || {
+                for removal in removals {
+                    if let Err(error) = removal.run() {
+                        tracing::error!("deleted files stay: {error}");
+                    }
+                }
+            });
+        }
+    }
+}
