@@ -22,7 +22,7 @@ use crate::files::{FileCache, Opened};
 use crate::flush::FlushState;
 use crate::head::{HEAD_LEN, Head, is_sound};
 use crate::index::Index;
-use crate::journal::{DurablePoint, JournalEntry};
+use crate::journal::{DurablePoint, Facts, JournalEntry};
 use crate::log::{Log, LogOptions};
 use crate::logdir::LastStop;
 use crate::removal::unlink;
@@ -79,13 +79,13 @@ pub(crate) fn open(
     options: LogOptions,
     last_stop: &LastStop,
 ) -> Result<(Log, Recovery), StorageError> {
-    let facts = entry.facts().unwrap_or_else(|| {
-        entry.update(|facts| facts.owner = owner);
-        entry.facts().expect("just made")
-    });
+    let known = entry.facts();
+    let facts = known.clone().unwrap_or_else(|| Facts { owner, ..Facts::default() });
     let (found, has_dir) = list(files, dir)?;
     let durable = facts.durable.unwrap_or_else(|| {
-        let base = found.first().map_or(facts.log_start, |first| first.base);
+        // Nothing was ever flushed, or nobody knows: then the log begins with its first file.
+        let first = found.first().map_or(facts.log_start, |first| first.base);
+        let base = if known.is_some() { first.min(facts.log_start) } else { first };
         DurablePoint { end: base, segment: base, position: 0 }
     });
     let mut opening = Opening {
@@ -135,7 +135,9 @@ pub(crate) fn open(
         journal_first: None,
         heads: Vec::new(),
     };
-    log.forget_lost_epochs();
+    if log.failure.is_none() {
+        log.note_what_was_found(known.as_ref());
+    }
     if log.start > log.end && log.failure.is_none() {
         // Records were deleted up to an end that was never flushed, and that is gone.
         let start = log.start;
@@ -145,14 +147,22 @@ pub(crate) fn open(
 }
 
 impl Log {
-    /// Epochs whose records did not survive; one that began at the very end may stay.
-    fn forget_lost_epochs(&mut self) {
-        if self.epochs.truncate_to(self.end.plus(1)) {
-            let sequence = self.entry.update(|facts| facts.epochs.clone_from(&self.epochs));
-            // Records of an older epoch may take their place; with the journal as it was, they would look like leftovers.
-            self.journal_first = Some(sequence);
-        }
+    /// Tells the journal what it does not know: a log that is new to it, another start, and that epochs are gone whose records did not
+    /// survive (one that began at the very end may stay). Records of an older epoch may take the place of those; with the journal as
+    /// it was, they would look like leftovers, so it is synced before the first append.
+    fn note_what_was_found(&mut self, known: Option<&Facts>) {
+        self.epochs.truncate_to(self.end.plus(1));
         self.epochs.trim_start(self.start);
+        let changed = known.is_none_or(|known| known.log_start != self.start || known.epochs != self.epochs);
+        if changed {
+            let sequence = self.entry.update(|facts| {
+                facts.owner = self.owner;
+                facts.log_start = self.start;
+                facts.epochs.clone_from(&self.epochs);
+            });
+            let is_news = known.is_some() || self.start > Offset(0);
+            self.journal_first = is_news.then_some(sequence);
+        }
     }
 }
 

@@ -120,7 +120,10 @@ pub(crate) fn read_all(log: &Log) -> Result<Vec<u8>, StorageError> {
     let (mut bytes, mut from) = (Vec::new(), log.start_offset());
     while from < log.end_offset() {
         let part = read(log, from, log.end_offset(), 5000, true)?;
-        assert!(!part.is_empty(), "nothing at {from} below {}", log.end_offset());
+        if part.is_empty() {
+            let (start, end) = (log.start_offset(), log.end_offset());
+            return Err(StorageError::OutOfRange { requested: from, start, end });
+        }
         let mut rest = part.as_slice();
         while !rest.is_empty() {
             let head = crate::head::Head::parse(rest).expect("whole batches");
