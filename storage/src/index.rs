@@ -137,7 +137,6 @@ impl Index {
         (position > from).then_some(position)
     }
 
-    #[allow(dead_code)]
     /// Where to start walking for the first batch with a timestamp at or after `timestamp`: the last known batch before which all
     /// are older.
     pub(crate) fn floor_time(&self, timestamp: i64) -> u64 {

@@ -6,7 +6,7 @@
 //! ```text
 //! "OTTLAJNL" | version u16 | 6 zero bytes            then records:
 //! length u32 | crc32c u32 of the payload | payload: kind u8 (1 facts, 2 forgotten) | name: u16 length, bytes
-//!   facts: owner 16 bytes | log start i64 | durable u8 (0, 1) [end i64, segment i64, position u64] | u32 count of (epoch i32, start i64)
+//!   facts: owner 16 bytes | log start i64 | cleaned i64 | durable u8 (0, 1) [end i64, segment i64, position u64] | u32 count of (epoch i32, start i64)
 //! ```
 //!
 //! A torn tail loses the changes after the last sync, of which nobody was told. When the file has grown to several times what it
@@ -50,6 +50,8 @@ pub struct Facts {
     pub owner: Uuid,
     /// Records below are gone, also where their bytes are still there.
     pub log_start: Offset,
+    /// Compaction has seen everything below (Kafka's cleaner checkpoint).
+    pub cleaned: Offset,
     /// `None`: nothing is known, everything is scanned.
     pub durable: Option<DurablePoint>,
     pub epochs: EpochHistory,
@@ -309,6 +311,7 @@ fn encode(name: &str, facts: Option<&Facts>, into: &mut Vec<u8>) {
     if let Some(facts) = facts {
         into.extend_from_slice(&facts.owner.0);
         into.extend_from_slice(&facts.log_start.0.to_be_bytes());
+        into.extend_from_slice(&facts.cleaned.0.to_be_bytes());
         into.push(u8::from(facts.durable.is_some()));
         if let Some(durable) = facts.durable {
             into.extend_from_slice(&durable.end.0.to_be_bytes());
@@ -381,6 +384,7 @@ fn decode(payload: &[u8]) -> Option<(Arc<str>, Option<Facts>)> {
     }
     let owner = Uuid(take(&mut bytes)?);
     let log_start = Offset(i64::from_be_bytes(take(&mut bytes)?));
+    let cleaned = Offset(i64::from_be_bytes(take(&mut bytes)?));
     let durable = match take(&mut bytes)? {
         [0] => None,
         _ => Some(DurablePoint {
@@ -397,7 +401,7 @@ fn decode(payload: &[u8]) -> Option<(Arc<str>, Option<Facts>)> {
         let epoch = LeaderEpoch(i32::from_be_bytes(take(&mut entry)?));
         Some(EpochStart { epoch, start: Offset(i64::from_be_bytes(take(&mut entry)?)) })
     }));
-    Some((name.into(), Some(Facts { owner, log_start, durable, epochs })))
+    Some((name.into(), Some(Facts { owner, log_start, cleaned, durable, epochs })))
 }
 
 fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {

@@ -11,6 +11,7 @@
 //! - [`recovery`], [`retention`], [`compaction`]: opening after a crash, what may go, rewriting.
 
 pub mod checkpoint;
+pub mod compaction;
 #[cfg(test)]
 mod conformance;
 pub mod disk;
@@ -25,6 +26,7 @@ pub mod log;
 pub mod logdir;
 pub mod memory;
 pub mod mmap;
+pub mod producers;
 pub mod read;
 pub mod recovery;
 pub mod removal;
@@ -35,6 +37,7 @@ mod tests;
 mod verified;
 pub mod view;
 
+pub use compaction::{BatchFate, Cleaner, Compacted, Compaction, Tombstones};
 pub use disk::{Disk, File};
 pub use epochs::{EpochHistory, EpochStart};
 pub use error::StorageError;
@@ -44,8 +47,9 @@ pub use log::{Appended, Log, LogOptions};
 pub use logdir::{LastStop, LogDir};
 pub use memory::MemoryDisk;
 pub use mmap::RealDisk;
+pub use producers::ProducerSnapshots;
 pub use read::{ColdRead, Read, Slice};
 pub use recovery::{Recovery, TornTail};
 pub use removal::Removal;
 pub use retention::{Retention, SegmentSummary};
-pub use view::LogView;
+pub use view::{FoundTimestamp, LogView};

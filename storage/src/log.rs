@@ -21,6 +21,7 @@ use crate::files::{FileCache, Opened};
 use crate::flush::{FlushState, FlushTicket};
 use crate::head::{HEAD_LEN, Head};
 use crate::journal::{DurablePoint, Journal, JournalEntry, JournalSequence};
+use crate::producers::ProducerSnapshots;
 use crate::read::{ColdRead, Read, Temperature, Wanted, segment_at, walk_segments};
 use crate::removal::{Removal, deleted_name};
 use crate::segment::{Segment, Walk, WalkError, read_exactly};
@@ -378,11 +379,17 @@ impl Log {
         LogView { segments: Arc::clone(&self.segments), start: self.start, end: self.end }
     }
 
+    /// The snapshots of producer state that lie beside the segments.
+    #[must_use]
+    pub fn producer_snapshots(&self) -> ProducerSnapshots {
+        ProducerSnapshots::new(self.files.disk(), &self.dir)
+    }
+
     // --- flush ---
 
     /// Where the log ends on the disk.
     fn tail(&self) -> DurablePoint {
-        match self.segments.last() {
+        match self.segments.last().filter(|last| !last.is_sealed()) {
             Some(last) => DurablePoint { end: self.end, segment: last.base(), position: last.size() },
             None => DurablePoint { end: self.end, segment: self.end, position: 0 },
         }
@@ -458,6 +465,7 @@ impl Log {
             return Ok(wanted);
         }
         self.lower_durable(at, position, end)?;
+        self.producer_snapshots().remove_above(end)?;
         let gone: Vec<_> = if position == 0 {
             Arc::make_mut(&mut self.segments).drain(at..).collect()
         } else {
@@ -495,6 +503,7 @@ impl Log {
             if below {
                 facts.durable = Some(lowered);
             }
+            facts.cleaned = facts.cleaned.min(end);
             facts.epochs.clone_from(&self.epochs);
         });
         if below || epochs_go {
@@ -512,6 +521,7 @@ impl Log {
         self.epochs = EpochHistory::default();
         self.entry.update(|facts| {
             facts.log_start = start;
+            facts.cleaned = start;
             facts.durable = Some(DurablePoint { end: start, segment: start, position: 0 });
             facts.epochs = EpochHistory::default();
         });

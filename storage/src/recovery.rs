@@ -135,6 +135,9 @@ pub(crate) fn open(
         journal_first: None,
         heads: Vec::new(),
     };
+    if has_dir {
+        log.producer_snapshots().remove_above(log.end)?;
+    }
     if log.failure.is_none() {
         log.note_what_was_found(known.as_ref());
     }

@@ -17,6 +17,8 @@ use crate::segment::Segment;
 pub struct Removal {
     disk: Arc<dyn Disk>,
     journal: Arc<Journal>,
+    /// Took the place of the segments: its name is to be durable before they go.
+    successor: Option<Arc<Segment>>,
     segments: Vec<Arc<Segment>>,
     dir: Option<PathBuf>,
 }
@@ -27,16 +29,31 @@ impl Removal {
         journal: &Arc<Journal>,
         segments: Vec<Arc<Segment>>,
     ) -> Self {
-        Self { disk: Arc::clone(disk), journal: Arc::clone(journal), segments, dir: None }
+        let (disk, journal) = (Arc::clone(disk), Arc::clone(journal));
+        Self { disk, journal, successor: None, segments, dir: None }
+    }
+
+    pub(crate) fn of_replaced(
+        disk: &Arc<dyn Disk>,
+        journal: &Arc<Journal>,
+        successor: Arc<Segment>,
+        segments: Vec<Arc<Segment>>,
+    ) -> Self {
+        Self { successor: Some(successor), ..Self::of_segments(disk, journal, segments) }
     }
 
     pub(crate) fn of_dir(disk: &Arc<dyn Disk>, journal: &Arc<Journal>, dir: Option<PathBuf>) -> Self {
-        Self { disk: Arc::clone(disk), journal: Arc::clone(journal), segments: Vec::new(), dir }
+        Self { dir, ..Self::of_segments(disk, journal, Vec::new()) }
     }
 
     /// Syncs the journal, so that a restart does not miss what is removed, and removes. Blocks.
     pub fn run(self) -> Result<(), StorageError> {
         self.journal.sync()?;
+        if let Some(successor) = &self.successor {
+            let dir = successor.path().parent().unwrap_or(Path::new(""));
+            self.disk.sync_dir(dir).map_err(|error| StorageError::io("sync", dir, error))?;
+            successor.save_index();
+        }
         for segment in &self.segments {
             unlink(&self.disk, segment)?;
         }
@@ -49,15 +66,19 @@ impl Removal {
 
 /// Removes the files of a segment; one that is gone already is no error.
 pub(crate) fn unlink(disk: &Arc<dyn Disk>, segment: &Segment) -> Result<(), StorageError> {
-    for path in [segment.index_path(), segment.path()] {
-        match disk.remove_file(path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(StorageError::io("remove", path, error));
-            }
-            _ => {}
-        }
+    unlink_index(disk, segment)?;
+    remove_file(disk, segment.path())
+}
+
+pub(crate) fn unlink_index(disk: &Arc<dyn Disk>, segment: &Segment) -> Result<(), StorageError> {
+    remove_file(disk, segment.index_path())
+}
+
+fn remove_file(disk: &Arc<dyn Disk>, path: &Path) -> Result<(), StorageError> {
+    match disk.remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(StorageError::io("remove", path, error)),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Removes all files of a log's directory, the last segment first, so that a kill in between leaves the beginning of a log.

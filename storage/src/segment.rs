@@ -194,6 +194,11 @@ impl Segment {
         handles.current = None;
     }
 
+    /// It did not leave after all.
+    pub(crate) fn come_back(&self) {
+        self.gone.store(false, Ordering::Release);
+    }
+
     /// Puts whole batches, which end at `end`, at the tail; `heads` are their headers.
     pub(crate) fn append(&self, file: &dyn File, batches: &[u8], heads: &[Head]) -> io::Result<()> {
         assert!(!self.is_sealed(), "a sealed segment does not grow");
@@ -214,11 +219,21 @@ impl Segment {
 
     /// Takes in a batch that was found, and checked, past the end of what was known.
     pub(crate) fn accept(&self, head: &Head) {
+        self.end.store(head.next().0, Ordering::Release);
+        self.accept_within(head);
+    }
+
+    /// As [`Segment::accept`], where the end is known already.
+    pub(crate) fn accept_within(&self, head: &Head) {
         let size = self.size();
         self.index().push(head, self.base, self.interval);
         self.verified().insert(size, size + head.size);
-        self.end.store(head.next().0, Ordering::Release);
         self.size.store(size + head.size, Ordering::Release);
+    }
+
+    /// Counts the index of a segment that was filled.
+    pub(crate) fn recount(&self) {
+        self.count(&self.index());
     }
 
     pub(crate) fn is_settled(&self) -> bool {
