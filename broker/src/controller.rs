@@ -138,6 +138,13 @@ impl Controller {
         from.recv().unwrap_or_else(|_| Answer::Failed(ErrorCode::NotController.into()))
     }
 
+    /// Ends the metadata log's thread; from here on nothing is decided any more.
+    pub fn stop(&self) {
+        if let Some(log) = self.log.get() {
+            log.stop();
+        }
+    }
+
     #[must_use]
     pub fn status(&self) -> Option<Status> {
         self.log.get().map(MetadataLog::status)

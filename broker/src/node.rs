@@ -3,23 +3,42 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use ottla_machine::controller::command::{Answer, Command, Registration};
 use ottla_machine::controller::image::Image;
-use ottla_protocol::types::NodeId;
-use ottla_storage::{LogDir, RealDisk, StorageError};
+use ottla_protocol::types::{NodeId, Uuid};
+use ottla_raft::{MetadataLog, RaftError, RaftOptions};
+use ottla_storage::{LogDir, LogOptions, RealDisk, StorageError};
 
+use crate::api::api_versions;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::config::rules::Rules;
+use crate::controller::{Controller, Published};
 use crate::endpoints::Endpoints;
 use crate::entropy::Entropy;
-use crate::net::listener::{self, BindError, ListenAt};
+use crate::flusher::Flusher;
+use crate::net::listener::{self, BindError, Bound, ListenAt};
 use crate::net::{NetOptions, Network};
+use crate::partitions::Partitions;
 
 /// How long connections have to finish when the node stops.
 const NETWORK_STOP_LIMIT: Duration = Duration::from_secs(1);
+
+/// Threads that wait for the disk. Group commit needs few: while one syncs, the next batch gathers.
+const DISK_THREADS: usize = 2;
+
+/// The metadata log's own partition, named as Kafka names it.
+const METADATA_LOG: &str = "__cluster_metadata-0";
+
+/// Votes and snapshots of the metadata log.
+const METADATA_DIR: &str = "metadata";
+
+/// Entries of the metadata log between two snapshots.
+const METADATA_SNAPSHOT_EVERY: u64 = 5_000;
 
 /// Everything that a handler may reach, shared by the workers.
 pub struct Node {
@@ -27,11 +46,17 @@ pub struct Node {
     /// What was set before the start; what changes at run time stands in the image.
     pub config: Arc<Config>,
     pub clock: Clock,
-    pub entropy: Entropy,
+    pub entropy: Arc<Entropy>,
     pub endpoints: Endpoints,
     pub log_dir: Arc<LogDir>,
     /// The cluster's metadata as this node knows it.
-    pub image: ArcSwap<Image>,
+    pub image: Arc<ArcSwap<Image>>,
+    /// The partitions that this node holds.
+    pub partitions: Arc<Partitions>,
+    /// Where changes of the metadata are asked for.
+    pub controller: Arc<Controller>,
+    /// Where work that waits for the disk is done.
+    pub flusher: Arc<Flusher>,
 }
 
 impl fmt::Debug for Node {
@@ -56,8 +81,16 @@ pub enum StartError {
          choose another directory with --data-dir, or start it with --set node.id={theirs}"
     )]
     OtherNode { dir: String, theirs: String, ours: NodeId },
-    #[error("can't start the network threads: {0}")]
-    Network(std::io::Error),
+    #[error("the metadata log: {0}")]
+    MetadataLog(#[from] RaftError),
+    #[error(
+        "CLUSTER_ID={0} is no id: 22 characters of base64 are needed, as `kafka-storage random-uuid` makes them"
+    )]
+    ClusterId(String),
+    #[error("this node could not register: {0}")]
+    Register(String),
+    #[error("can't start threads: {0}")]
+    Threads(std::io::Error),
 }
 
 /// A node that serves.
@@ -65,40 +98,62 @@ pub enum StartError {
 pub struct Running {
     node: Arc<Node>,
     network: Network,
-    log_dir: Arc<LogDir>,
 }
 
 impl Running {
-    /// Builds the parts and begins to serve.
+    /// Builds the parts and begins to serve. `cluster_id` is for a cluster that this start founds; `None` draws one.
     ///
     /// # Errors
     /// Settings that don't fit together, a directory or a port that somebody else has, damaged files.
-    pub fn start(config: Config) -> Result<Self, StartError> {
-        let entropy = Entropy::system();
+    pub fn start(config: Config, cluster_id: Option<String>) -> Result<Self, StartError> {
+        let cluster_id = match cluster_id {
+            Some(text) => Some(Uuid::parse(&text).ok_or(StartError::ClusterId(text))?),
+            None => None,
+        };
+        let config = Arc::new(config);
+        let clock = Clock::system();
+        let entropy = Arc::new(Entropy::system());
         let id = NodeId(i32::try_from(config.number("node.id")).unwrap_or(i32::MAX));
         // The lock on the directory comes first: a second process on it must not even bind.
         let log_dir = open_log_dir(&config, id, &entropy)?;
         let bound = client_listeners(&config)?.iter().map(listener::bind).collect::<Result<Vec<_>, _>>()?;
-        let listeners = bound
-            .iter()
-            .map(|bound| ListenAt {
-                name: Arc::clone(&bound.name),
-                host: bound.host.clone(),
-                port: bound.port,
-            })
-            .collect();
+        let endpoints = Endpoints::new(
+            bound.iter().map(Bound::address).collect(),
+            listeners_of(&config, "advertised.listeners")?,
+        );
+
+        let flusher = Flusher::start(DISK_THREADS).map_err(StartError::Threads)?;
+        let partitions =
+            Arc::new(Partitions::new(id, Arc::clone(&config), Arc::clone(&log_dir), Arc::clone(&flusher)));
+        let published = Published::new();
+        published.subscribe(follow_image(&partitions));
+        let rules = Box::new(Rules { config: Arc::clone(&config), node: id });
+        let controller = Controller::new(Arc::clone(&published), rules, clock.clone(), Arc::clone(&entropy));
+        controller.attach(start_metadata_log(&log_dir, &controller)?);
+        register(
+            &controller,
+            &config,
+            id,
+            &log_dir,
+            &endpoints,
+            cluster_id.unwrap_or_else(|| Uuid::from_random(entropy.next_bytes())),
+        )?;
+
         let options = NetOptions::from_config(&config);
         let node = Arc::new(Node {
             id,
-            clock: Clock::system(),
+            config,
+            clock,
             entropy,
-            endpoints: Endpoints::new(listeners, listeners_of(&config, "advertised.listeners")?),
-            config: Arc::new(config),
-            log_dir: Arc::clone(&log_dir),
-            image: ArcSwap::from_pointee(Image::default()),
+            endpoints,
+            log_dir,
+            image: Arc::clone(&published.image),
+            partitions,
+            controller,
+            flusher,
         });
-        let network = Network::start(Arc::clone(&node), bound, &options).map_err(StartError::Network)?;
-        Ok(Self { node, network, log_dir })
+        let network = Network::start(Arc::clone(&node), bound, &options).map_err(StartError::Threads)?;
+        Ok(Self { node, network })
     }
 
     #[must_use]
@@ -119,19 +174,66 @@ impl Running {
     /// Stops taking requests, answers what was taken, syncs, and leaves the mark of a clean shutdown.
     ///
     /// # Errors
-    /// The mark could not be left; the next start then recovers.
+    /// Something could not be synced, so no mark was left; the next start then recovers.
     pub fn stop(self) -> Result<(), StorageError> {
+        // Answers that wait for a flush still get it: the disk's threads work until the last connection is gone.
         self.network.stop(NETWORK_STOP_LIMIT);
-        drop(self.node);
-        match Arc::into_inner(self.log_dir) {
-            Some(log_dir) => log_dir.close(b""),
-            None => {
-                tracing::warn!(
-                    "something still uses the data directory: no mark of a clean shutdown is left"
-                );
-                Ok(())
-            }
-        }
+        let Node { partitions, controller, flusher, log_dir, .. } = &*self.node;
+        controller.stop();
+        flusher.stop();
+        partitions.close()?;
+        log_dir.mark_clean(b"")
+    }
+}
+
+/// Keeps the partitions in step with the image.
+fn follow_image(partitions: &Arc<Partitions>) -> Box<dyn Fn(&Arc<Image>) + Send + Sync> {
+    let partitions = Arc::clone(partitions);
+    let before = Mutex::new(Arc::new(Image::default()));
+    Box::new(move |image| {
+        let before =
+            std::mem::replace(&mut *before.lock().unwrap_or_else(PoisonError::into_inner), Arc::clone(image));
+        partitions.on_image(&before, image);
+    })
+}
+
+fn start_metadata_log(log_dir: &LogDir, controller: &Arc<Controller>) -> Result<MetadataLog, StartError> {
+    let (log, _) = log_dir.open_log(METADATA_LOG, Uuid::ZERO, LogOptions::default())?;
+    // A wiped disk has another directory id, so it never votes under its old identity.
+    let [a, b, c, d, e, f, g, h, ..] = log_dir.directory_id().0;
+    let options = RaftOptions {
+        voter: u64::from_be_bytes([a, b, c, d, e, f, g, h]),
+        address: String::new(),
+        dir: log_dir.path().join(METADATA_DIR),
+        disk: Arc::clone(log_dir.disk()),
+        log,
+        snapshot_every: METADATA_SNAPSHOT_EVERY,
+    };
+    Ok(MetadataLog::start(options, controller.state_machine())?)
+}
+
+/// Founds the cluster if this is its first start, and makes this process known.
+fn register(
+    controller: &Arc<Controller>,
+    config: &Config,
+    id: NodeId,
+    log_dir: &LogDir,
+    endpoints: &Endpoints,
+    cluster_id: Uuid,
+) -> Result<(), StartError> {
+    let features = vec![("metadata.version".into(), api_versions::METADATA_VERSION)];
+    // Both join one entry: the first has no answer of its own to wait for.
+    controller.submit(Command::FoundCluster { cluster_id, features }, |_| {});
+    let registration = Registration {
+        id,
+        directory: log_dir.directory_id(),
+        endpoints: endpoints.to_register(),
+        rack: config.text("broker.rack").map(Into::into),
+    };
+    match controller.ask(Command::RegisterBroker(registration)) {
+        Answer::Registered(_) => Ok(()),
+        Answer::Failed(failure) => Err(StartError::Register(failure.message)),
+        other => Err(StartError::Register(format!("{other:?}"))),
     }
 }
 
@@ -192,15 +294,25 @@ impl Node {
     pub(crate) fn for_tests(clock: Clock) -> Self {
         let disk = Arc::new(ottla_storage::MemoryDisk::new());
         let log_dir =
-            LogDir::open(disk, std::path::Path::new("/data"), [1; 16]).expect("a disk without faults");
+            Arc::new(LogDir::open(disk, Path::new("/data"), [1; 16]).expect("a disk without faults"));
+        let config = Arc::new(Config::default());
+        let entropy = Arc::new(Entropy::seeded(1));
+        let id = NodeId(1);
+        let flusher = Flusher::start(0).expect("no threads are needed");
+        let partitions = Partitions::new(id, Arc::clone(&config), Arc::clone(&log_dir), Arc::clone(&flusher));
+        let published = Published::new();
+        let rules = Box::new(Rules { config: Arc::clone(&config), node: id });
         Self {
-            id: NodeId(1),
-            config: Arc::new(Config::default()),
-            clock,
-            entropy: Entropy::seeded(1),
+            id,
+            config,
+            clock: clock.clone(),
+            entropy: Arc::clone(&entropy),
             endpoints: Endpoints::default(),
-            log_dir: Arc::new(log_dir),
-            image: ArcSwap::from_pointee(Image::default()),
+            log_dir,
+            image: Arc::clone(&published.image),
+            partitions: Arc::new(partitions),
+            controller: Controller::new(published, rules, clock, entropy),
+            flusher,
         }
     }
 }

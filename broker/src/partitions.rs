@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use ottla_machine::controller::image::Image;
 use ottla_protocol::types::{NodeId, TopicId};
-use ottla_storage::LogDir;
+use ottla_storage::{LogDir, StorageError};
 
 use crate::config::{Config, TopicConfig};
 use crate::flusher::Flusher;
@@ -59,6 +59,18 @@ impl Partitions {
     #[must_use]
     pub fn topic_config(&self, topic: TopicId) -> Option<Arc<TopicConfig>> {
         self.table().get(&topic).map(|topic| Arc::clone(&topic.config))
+    }
+
+    /// Flushes and closes every log, for a clean shutdown.
+    ///
+    /// # Errors
+    /// The first log that could not be flushed; the others are closed all the same.
+    pub fn close(&self) -> Result<(), StorageError> {
+        let mut result = Ok(());
+        for partition in self.all() {
+            result = result.and(partition.close());
+        }
+        result
     }
 
     /// Follows the step from one image to the next.

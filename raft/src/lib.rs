@@ -14,7 +14,7 @@ mod types;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -102,8 +102,8 @@ pub struct Status {
 pub struct MetadataLog {
     raft: Raft<TypeConfig, Applier>,
     handle: tokio::runtime::Handle,
-    stop: Option<tokio::sync::oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    /// `None` once it was stopped.
+    running: Mutex<Option<(tokio::sync::oneshot::Sender<()>, JoinHandle<()>)>>,
 }
 
 impl std::fmt::Debug for MetadataLog {
@@ -151,7 +151,7 @@ impl MetadataLog {
             .map_err(RaftError::Thread)?;
         let ended = |_| RaftError::Raft("its thread ended".into());
         let (raft, handle) = ready.recv().map_err(ended)??;
-        Ok(Self { raft, handle, stop: Some(stop), thread: Some(thread) })
+        Ok(Self { raft, handle, running: Mutex::new(Some((stop, thread))) })
     }
 
     /// Appends an entry; `answer` is called once, on the log's thread, after the entry was applied here, or when that is not known
@@ -202,11 +202,11 @@ impl MetadataLog {
     }
 
     /// Ends the thread. What was proposed and not answered is answered with an error.
-    pub fn stop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
+    pub fn stop(&self) {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some((stop, thread)) = running else { return };
+        drop(stop);
+        if thread.join().is_err() {
             tracing::error!("the metadata log's thread panicked");
         }
     }

@@ -212,6 +212,14 @@ impl LogDir {
     /// Leaves the mark of a clean shutdown, with a note for the next start: to be called after every log was closed
     /// ([`Log::close`]). Blocks.
     pub fn close(self, note: &[u8]) -> Result<(), StorageError> {
+        self.mark_clean(note)
+    }
+
+    /// What [`LogDir::close`] does, while others still hold the directory. None of them appends any more.
+    ///
+    /// # Errors
+    /// The mark could not be left.
+    pub fn mark_clean(&self, note: &[u8]) -> Result<(), StorageError> {
         self.journal.sync()?;
         CLEAN_FILE.write(&*self.disk, &self.path.join(CLEAN), note)
     }

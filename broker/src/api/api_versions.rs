@@ -21,8 +21,11 @@ struct Feature {
     max: i16,
 }
 
-/// `metadata.version`: 7 is Kafka 3.3, the first that clients ask for; 30 is 4.3.
-const FEATURES: &[Feature] = &[Feature { name: "metadata.version", min: 7, max: 30 }];
+/// The level of `metadata.version` that a new cluster gets: Kafka 4.3's.
+pub const METADATA_VERSION: i16 = 30;
+
+/// `metadata.version` 7 is Kafka 3.3's, the lowest that Kafka 4 knows.
+const FEATURES: &[Feature] = &[Feature { name: "metadata.version", min: 7, max: METADATA_VERSION }];
 
 pub fn handle(cx: &mut RequestContext<'_>, request: ApiVersionsRequest) -> Reply<ApiVersionsResponse> {
     if cx.version >= 3 {

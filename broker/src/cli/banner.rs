@@ -10,6 +10,7 @@ use crate::node::Running;
 pub(super) fn print(running: &Running, took: Duration) -> io::Result<()> {
     let mut out = io::stdout().lock();
     let node = running.node();
+    let cluster_id = node.image.load().cluster_id.to_string();
     let listeners = node.endpoints.listeners();
     // Topics may choose otherwise with flush.messages.
     let durability = if node.config.number("log.flush.interval.messages") == 1 {
@@ -23,6 +24,7 @@ pub(super) fn print(running: &Running, took: Duration) -> io::Result<()> {
         let lines = [
             ("ottla", env!("CARGO_PKG_VERSION").to_owned()),
             ("node", node.id.to_string()),
+            ("cluster", cluster_id.clone()),
             ("listeners", listeners.join(", ")),
             ("data", node.log_dir.path().display().to_string()),
             ("durability", durability.to_owned()),
@@ -39,6 +41,7 @@ pub(super) fn print(running: &Running, took: Duration) -> io::Result<()> {
             "pid": std::process::id(),
             "bootstrap": running.bootstrap().map(|address| address.to_string()),
             "node_id": node.id.0,
+            "cluster_id": cluster_id,
             "listeners": listeners,
             "data_dir": node.log_dir.path(),
             "durability": durability,

@@ -1,7 +1,7 @@
 //! `ottla serve`: one node in this process, until SIGTERM or SIGINT.
 
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::Args;
@@ -12,6 +12,9 @@ use super::{banner, data_dir, logging};
 use crate::config::{Config, Source, broker_setting, properties};
 use crate::net::listener;
 use crate::node::Running;
+
+/// After this a stop is given up and the process ends.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
 
 #[derive(Args)]
 pub(super) struct Arguments {
@@ -39,7 +42,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
     let (mut terminate, mut interrupt) = runtime.block_on(async {
         anyhow::Ok((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?))
     })?;
-    let running = Running::start(config)?;
+    let running = Running::start(config, std::env::var("CLUSTER_ID").ok())?;
     banner::print(&running, began.elapsed())?;
     let name = runtime.block_on(async {
         tokio::select! {
@@ -48,8 +51,22 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
         }
     });
     tracing::info!("{name}: stopping");
-    running.stop()?;
-    Ok(())
+    stop(running)
+}
+
+/// Ends without the mark of a clean shutdown when the disk takes too long: that costs no more than a recovery.
+fn stop(running: Running) -> anyhow::Result<()> {
+    let (done, outcome) = std::sync::mpsc::sync_channel(1);
+    let _ = std::thread::Builder::new().name("stop".into()).spawn(move || {
+        let _ = done.send(running.stop());
+    })?;
+    match outcome.recv_timeout(STOP_LIMIT) {
+        Ok(result) => Ok(result?),
+        Err(_) => {
+            tracing::warn!("stopping took more than {STOP_LIMIT:?}: ending without a clean shutdown");
+            Ok(())
+        }
+    }
 }
 
 /// Flags over environment over file over defaults.

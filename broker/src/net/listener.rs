@@ -94,6 +94,14 @@ pub struct Bound {
     pub(super) sockets: Vec<(std::net::TcpListener, SocketAddr)>,
 }
 
+impl Bound {
+    /// Where it listens, with the port that was chosen.
+    #[must_use]
+    pub fn address(&self) -> ListenAt {
+        ListenAt { name: Arc::clone(&self.name), host: self.host.clone(), port: self.port }
+    }
+}
+
 /// One socket of a listener.
 #[derive(Debug)]
 pub(super) struct Listener {
