@@ -13,6 +13,14 @@ mod context;
 mod reply;
 
 pub mod api_versions;
+pub mod create_partitions;
+pub mod create_topics;
+pub mod delete_topics;
+pub mod fetch;
+pub mod internal_topics;
+pub mod list_offsets;
+pub mod metadata;
+pub mod produce;
 
 use ottla_protocol::api::ApiKey;
 use ottla_protocol::wire::{DecodeError, Reader, Request};
@@ -47,7 +55,14 @@ macro_rules! handlers {
 }
 
 handlers! {
+    Produce => produce::handle,
+    Fetch => fetch::handle,
+    ListOffsets => list_offsets::handle,
+    Metadata => metadata::handle,
     ApiVersions => api_versions::handle,
+    CreateTopics => create_topics::handle,
+    DeleteTopics => delete_topics::handle,
+    CreatePartitions => create_partitions::handle,
 }
 
 fn run<Q: Request>(

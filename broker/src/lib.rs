@@ -7,6 +7,7 @@ pub mod config;
 pub mod controller;
 pub mod endpoints;
 pub mod entropy;
+pub mod fetch_sessions;
 pub mod flusher;
 pub mod net;
 pub mod node;

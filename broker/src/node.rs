@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -20,6 +20,7 @@ use crate::config::rules::Rules;
 use crate::controller::{Controller, Published};
 use crate::endpoints::Endpoints;
 use crate::entropy::Entropy;
+use crate::fetch_sessions::FetchSessions;
 use crate::flusher::Flusher;
 use crate::net::listener::{self, BindError, Bound, ListenAt};
 use crate::net::{NetOptions, Network};
@@ -57,6 +58,13 @@ pub struct Node {
     pub controller: Arc<Controller>,
     /// Where work that waits for the disk is done.
     pub flusher: Arc<Flusher>,
+    pub(crate) fetch_sessions: Mutex<FetchSessions>,
+}
+
+impl Node {
+    pub(crate) fn fetch_sessions(&self) -> MutexGuard<'_, FetchSessions> {
+        self.fetch_sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl fmt::Debug for Node {
@@ -140,7 +148,9 @@ impl Running {
         )?;
 
         let options = NetOptions::from_config(&config);
+        let slots = usize::try_from(config.number("max.incremental.fetch.session.cache.slots")).unwrap_or(0);
         let node = Arc::new(Node {
+            fetch_sessions: Mutex::new(FetchSessions::new(slots)),
             id,
             config,
             clock,
@@ -303,6 +313,7 @@ impl Node {
         let published = Published::new();
         let rules = Box::new(Rules { config: Arc::clone(&config), node: id });
         Self {
+            fetch_sessions: Mutex::new(FetchSessions::new(10)),
             id,
             config,
             clock: clock.clone(),

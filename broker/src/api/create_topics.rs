@@ -1,0 +1,111 @@
+//! CreateTopics (key 19). v5 answers with what was made (KIP-525), v7 with the topic's id.
+
+use std::sync::Arc;
+
+use bytestring::ByteString;
+use ottla_machine::controller::command::{Answer, Command, Failure, NewTopic, TopicAnswer};
+use ottla_protocol::error::ErrorCode;
+use ottla_protocol::messages::CreateTopicsRequest;
+use ottla_protocol::messages::create_topics_response::{
+    CreatableTopicConfigs, CreatableTopicResult, CreateTopicsResponse,
+};
+use ottla_protocol::types::{NodeId, Uuid};
+
+use super::{Reply, RequestContext};
+use crate::config::describe;
+use crate::node::Node;
+
+pub fn handle(cx: &mut RequestContext<'_>, request: CreateTopicsRequest) -> Reply<CreateTopicsResponse> {
+    let names: Vec<ByteString> = request.topics.iter().map(|topic| topic.name.clone()).collect();
+    let timed_out = || Err(ErrorCode::RequestTimedOut.into());
+    // As in Kafka, whoever gives no time gets no topic.
+    if request.timeout_ms == 0 {
+        let results = names.iter().map(|name| result(cx.node, name, &timed_out(), false)).collect();
+        return Reply::Now(CreateTopicsResponse { topics: results, ..Default::default() });
+    }
+    let topics = request
+        .topics
+        .iter()
+        .map(|topic| NewTopic {
+            name: topic.name.to_string(),
+            partitions: topic.num_partitions,
+            replication_factor: topic.replication_factor,
+            assignments: topic
+                .assignments
+                .iter()
+                .map(|placed| {
+                    (placed.partition_index, placed.broker_ids.iter().copied().map(NodeId).collect())
+                })
+                .collect(),
+            has_duplicate_assignment: {
+                let mut indexes: Vec<_> =
+                    topic.assignments.iter().map(|placed| placed.partition_index).collect();
+                indexes.sort_unstable();
+                indexes.windows(2).any(|pair| pair[0] == pair[1])
+            },
+            configs: topic
+                .configs
+                .iter()
+                .map(|config| (config.name.to_string(), config.value.as_ref().map(ToString::to_string)))
+                .collect(),
+        })
+        .collect();
+    let slot = cx.defer();
+    let node = Arc::clone(cx.node);
+    let validate_only = request.validate_only;
+    cx.node.controller.submit(Command::CreateTopics { topics, validate_only }, move |answer| {
+        let results: Vec<_> = match answer {
+            Answer::Topics(answers) => names
+                .iter()
+                .zip(answers)
+                .map(|(name, answer)| result(&node, name, &answer, validate_only))
+                .collect(),
+            Answer::Failed(failure) => {
+                names.iter().map(|name| result(&node, name, &Err(failure.clone()), false)).collect()
+            }
+            other => panic!("CreateTopics was answered with {other:?}"),
+        };
+        slot.complete(&CreateTopicsResponse { topics: results, ..Default::default() });
+    });
+    Reply::Later
+}
+
+fn result(
+    node: &Node,
+    name: &ByteString,
+    answer: &Result<TopicAnswer, Failure>,
+    validate_only: bool,
+) -> CreatableTopicResult {
+    match answer {
+        Ok(made) => {
+            let image = node.image.load();
+            let configs = describe::topic(&node.config, &image, node.id, name)
+                .into_iter()
+                .map(|line| CreatableTopicConfigs {
+                    name: ByteString::from_static(line.name),
+                    value: line.value.map(Into::into),
+                    read_only: line.read_only,
+                    config_source: line.source as i8,
+                    is_sensitive: line.sensitive,
+                })
+                .collect();
+            CreatableTopicResult {
+                name: name.clone(),
+                topic_id: if validate_only { Uuid::ZERO } else { made.id },
+                num_partitions: made.partitions,
+                replication_factor: made.replication_factor,
+                configs: Some(configs),
+                ..CreatableTopicResult::default()
+            }
+        }
+        Err(failure) => CreatableTopicResult {
+            name: name.clone(),
+            error_code: failure.code.code(),
+            error_message: Some(failure.message.as_str().into()),
+            num_partitions: -1,
+            replication_factor: -1,
+            configs: Some(Vec::new()),
+            ..CreatableTopicResult::default()
+        },
+    }
+}

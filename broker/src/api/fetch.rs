@@ -1,0 +1,251 @@
+//! Fetch (key 1), versions 4 to 18: long poll, byte limits, sessions, topic ids (v13).
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use ottla_protocol::error::ErrorCode;
+use ottla_protocol::fetch_response::{self, FetchPiece};
+use ottla_protocol::messages::FetchRequest;
+use ottla_protocol::messages::fetch_response::{
+    FetchResponse, FetchableTopicResponse, LeaderIdAndEpoch, PartitionData,
+};
+use ottla_storage::{Read, Slice, StorageError};
+
+use super::{Output, Parked, Reply, RequestContext, Resume};
+use crate::fetch_sessions::{SessionAnswer, TopicName, Wanted};
+use crate::partition::Bounds;
+
+/// A consumer; brokers and debuggers have other numbers.
+const CONSUMER: i32 = -1;
+
+pub fn handle(cx: &mut RequestContext<'_>, request: FetchRequest) -> Reply<FetchResponse> {
+    let replica = if cx.version >= 15 { request.replica_state.replica_id } else { request.replica_id };
+    let failed =
+        |code: ErrorCode| Reply::Now(FetchResponse { error_code: code.code(), ..FetchResponse::default() });
+    // Only a registered peer may fetch as a replica, and there is none yet (CVE-2018-1288).
+    if replica >= 0 {
+        return failed(ErrorCode::ClusterAuthorizationFailed);
+    }
+    if !(0..=1).contains(&request.isolation_level) || request.max_bytes < 0 {
+        return failed(ErrorCode::InvalidRequest);
+    }
+    let by_id = cx.version >= 13;
+    let node = Arc::clone(cx.node);
+    let begun = node.fetch_sessions().begin(&request, by_id, cx.tick_ms, || node.entropy.next_u64() as i32);
+    let (wanted, answer) = match begun {
+        Ok(begun) => begun,
+        Err(code) => return failed(code),
+    };
+    debug_assert!(replica <= CONSUMER);
+    let limit = usize::try_from(cx.node.config.number("fetch.max.bytes")).unwrap_or(usize::MAX);
+    let mut fetch = Fetch {
+        answer,
+        read_committed: request.isolation_level == 1,
+        min_bytes: usize::try_from(request.min_bytes).unwrap_or(0),
+        max_bytes: usize::try_from(request.max_bytes).unwrap_or(usize::MAX).min(limit),
+        deadline_ms: cx.tick_ms + u64::try_from(request.max_wait_ms).unwrap_or(0),
+        cold: wanted.iter().map(|_| None).collect(),
+        wanted,
+    };
+    let waits = request.max_wait_ms > 0 && !fetch.wanted.is_empty();
+    match fetch.attempt(cx, waits, false) {
+        Some(output) => Reply::Pieces(output),
+        None => Reply::Park(Box::new(fetch)),
+    }
+}
+
+type Loaded = Arc<Mutex<Option<Result<Vec<Slice>, StorageError>>>>;
+
+/// A fetch on its way.
+struct Fetch {
+    answer: SessionAnswer,
+    wanted: Vec<Wanted>,
+    read_committed: bool,
+    min_bytes: usize,
+    max_bytes: usize,
+    deadline_ms: u64,
+    /// Reads that a disk thread does, by the place of their partition.
+    cold: Vec<Option<Loaded>>,
+}
+
+/// What was found for one partition.
+struct Found {
+    data: PartitionData,
+    slices: Vec<Slice>,
+    bytes: usize,
+    bounds: Option<Bounds>,
+}
+
+impl Parked for Fetch {
+    fn deadline_ms(&self) -> u64 {
+        self.deadline_ms
+    }
+
+    fn resume(&mut self, cx: &mut RequestContext<'_>, why: Resume) -> Option<Output> {
+        self.attempt(cx, why == Resume::Woken, why == Resume::TimedOut)
+    }
+}
+
+impl Fetch {
+    /// Looks at every partition. `None`: there is too little yet, and the wake-up is noted where more may come.
+    fn attempt(&mut self, cx: &mut RequestContext<'_>, may_wait: bool, timed_out: bool) -> Option<Output> {
+        let (mut found, mut bytes, mut failed, mut loading) = (Vec::new(), 0, false, false);
+        for at in 0..self.wanted.len() {
+            let one = self.one(cx, at, bytes, may_wait || !timed_out);
+            loading |= self.cold[at].is_some();
+            bytes += one.bytes;
+            failed |= one.data.error_code != 0;
+            found.push(one);
+        }
+        let enough = bytes >= self.min_bytes && !(loading && bytes == 0);
+        if enough || failed || timed_out || (!may_wait && !loading) {
+            return Some(self.respond(cx, found));
+        }
+        None
+    }
+
+    fn one(&mut self, cx: &mut RequestContext<'_>, at: usize, so_far: usize, may_park: bool) -> Found {
+        let wanted = &self.wanted[at];
+        let image = cx.node.image.load();
+        let topic = match &wanted.topic {
+            TopicName::Name(name) => image.topic_by_name(name).ok_or(ErrorCode::UnknownTopicOrPartition),
+            TopicName::Id(id) => image.topic(*id).ok_or(ErrorCode::UnknownTopicId),
+        };
+        let partition = topic.and_then(|topic| {
+            cx.node.partitions.get(topic.id, wanted.index).ok_or(ErrorCode::UnknownTopicOrPartition)
+        });
+        let partition = match partition {
+            Ok(partition) => partition,
+            Err(code) => return self.failure(at, code, None),
+        };
+        let room = self.max_bytes.saturating_sub(so_far);
+        let max_bytes = usize::try_from(self.wanted[at].max_bytes).unwrap_or(0).min(room);
+        // The first batch is returned whatever the limits, or a consumer would never get past it (KIP-74).
+        let at_least_one = so_far == 0;
+        let loaded = self.cold[at]
+            .as_ref()
+            .and_then(|cell| cell.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let wanted = &self.wanted[at];
+        let wakeup = may_park.then(|| cx.wakeup());
+        let answer = partition.read(wanted.offset, wanted.epoch, max_bytes, at_least_one, wakeup.as_ref());
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err((code, bounds)) => {
+                let leader =
+                    image.topics.get(&partition.topic).and_then(|topic| topic.partition(wanted.index.into()));
+                let leader = leader.map(|state| LeaderIdAndEpoch {
+                    leader_id: state.leader.0,
+                    leader_epoch: state.leader_epoch.0,
+                });
+                let mut found = self.failure(at, code, bounds);
+                if matches!(code, ErrorCode::NotLeaderOrFollower | ErrorCode::FencedLeaderEpoch) {
+                    found.data.current_leader = leader.unwrap_or_default();
+                }
+                return found;
+            }
+        };
+        let slices = match (loaded, answer.read) {
+            (Some(Ok(slices)), _) => {
+                self.cold[at] = None;
+                slices
+            }
+            (Some(Err(error)), _) => {
+                self.cold[at] = None;
+                tracing::error!("fetch of {} at offset {}: {error}", partition.dir_name, wanted.offset);
+                let code = match error {
+                    StorageError::CorruptBatch { .. } => ErrorCode::CorruptMessage,
+                    StorageError::OutOfRange { .. } => ErrorCode::OffsetOutOfRange,
+                    _ => ErrorCode::KafkaStorageError,
+                };
+                return self.failure(at, code, Some(answer.bounds));
+            }
+            (None, Read::Hot(slices)) => slices,
+            (None, Read::Cold(cold)) => {
+                if self.cold[at].is_none() {
+                    let cell = Loaded::default();
+                    self.cold[at] = Some(Arc::clone(&cell));
+                    let wakeup = cx.wakeup();
+                    cx.node.flusher.run_job(move || {
+                        let loaded = cold.load();
+                        *cell.lock().unwrap_or_else(PoisonError::into_inner) = Some(loaded);
+                        wakeup.wake();
+                    });
+                }
+                Vec::new()
+            }
+        };
+        let bytes = slices.iter().map(Slice::len).sum();
+        let high_watermark = answer.bounds.high_watermark.0;
+        let data = PartitionData {
+            partition_index: self.wanted[at].index,
+            high_watermark,
+            // Without transactions everything that is committed is stable.
+            last_stable_offset: high_watermark,
+            log_start_offset: answer.bounds.log_start.0,
+            aborted_transactions: self.read_committed.then(Vec::new),
+            preferred_read_replica: -1,
+            records: Some(Bytes::new()),
+            ..PartitionData::default()
+        };
+        Found { data, slices, bytes, bounds: Some(answer.bounds) }
+    }
+
+    fn failure(&self, at: usize, code: ErrorCode, bounds: Option<Bounds>) -> Found {
+        let data = PartitionData {
+            partition_index: self.wanted[at].index,
+            error_code: code.code(),
+            high_watermark: bounds.map_or(-1, |bounds| bounds.high_watermark.0),
+            last_stable_offset: bounds.map_or(-1, |bounds| bounds.high_watermark.0),
+            log_start_offset: bounds.map_or(-1, |bounds| bounds.log_start.0),
+            preferred_read_replica: -1,
+            records: Some(Bytes::new()),
+            ..PartitionData::default()
+        };
+        Found { data, slices: Vec::new(), bytes: 0, bounds: None }
+    }
+
+    fn respond(&mut self, cx: &RequestContext<'_>, found: Vec<Found>) -> Output {
+        let (mut told, mut served) = (Vec::new(), Vec::new());
+        let mut responses: Vec<FetchableTopicResponse> = Vec::new();
+        let mut records = Vec::new();
+        for (wanted, found) in self.wanted.iter().zip(found) {
+            let ends = (found.data.high_watermark, found.data.log_start_offset);
+            let news = found.bytes > 0 || found.data.error_code != 0 || ends != wanted.told;
+            if self.answer.incremental && !news {
+                continue;
+            }
+            if self.answer.session_id != 0 {
+                if found.bytes > 0 {
+                    served.push((wanted.topic.clone(), wanted.index));
+                }
+                if ends != wanted.told && found.bounds.is_some() {
+                    told.push((wanted.topic.clone(), wanted.index, ends));
+                }
+            }
+            let (topic, topic_id) = match &wanted.topic {
+                TopicName::Name(name) => (name.clone(), Default::default()),
+                TopicName::Id(id) => (Default::default(), *id),
+            };
+            match responses.last_mut() {
+                Some(last) if last.topic == topic && last.topic_id == topic_id => {
+                    last.partitions.push(found.data)
+                }
+                _ => responses.push(FetchableTopicResponse { topic, topic_id, partitions: vec![found.data] }),
+            }
+            records.push((found.slices, found.bytes));
+        }
+        if self.answer.session_id != 0 {
+            cx.node.fetch_sessions().note(self.answer.session_id, &told, &served);
+        }
+        let response =
+            FetchResponse { session_id: self.answer.session_id, responses, ..FetchResponse::default() };
+        let mut output = Output::default();
+        for piece in fetch_response::write(&response, cx.version, records) {
+            match piece {
+                FetchPiece::Encoded(bytes) => output.push(bytes),
+                FetchPiece::Records(slice) => output.push_slice(slice),
+            }
+        }
+        output
+    }
+}

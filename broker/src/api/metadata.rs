@@ -1,0 +1,172 @@
+//! Metadata (key 3): which topics there are, who leads them, where the brokers are.
+//!
+//! v0: an empty list means all topics; v1 and later: null does. v4 says whether unknown topics may be made. v10 brings topic ids, v12
+//! asking by them. v8 to v10 show what the client may do.
+
+use std::sync::Arc;
+
+use bytestring::ByteString;
+use ottla_machine::controller::command::{Command, NewTopic};
+use ottla_machine::controller::image::{Image, Topic};
+use ottla_machine::controller::topics::check_name;
+use ottla_protocol::error::ErrorCode;
+use ottla_protocol::messages::MetadataRequest;
+use ottla_protocol::messages::metadata_response::{
+    MetadataResponse, MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
+};
+use ottla_protocol::types::Uuid;
+
+use super::{Reply, RequestContext, internal_topics};
+
+/// No authorizer: every operation that a topic, or the cluster, knows (KIP-430), as bits.
+pub(super) const TOPIC_OPERATIONS: i32 = 3576;
+pub(super) const CLUSTER_OPERATIONS: i32 = 8096;
+/// Not asked for.
+pub(super) const NO_OPERATIONS: i32 = i32::MIN;
+
+pub fn handle(cx: &mut RequestContext<'_>, request: MetadataRequest) -> Reply<MetadataResponse> {
+    let image = cx.node.image.load_full();
+    let missing = topics_to_make(cx, &image, &request);
+    if missing.is_empty() {
+        return Reply::Now(respond(cx, &image, &request));
+    }
+    // The answer names the new topics with their leaders, so that the client need not ask again.
+    let slot = cx.defer();
+    let frozen = Frozen::of(cx);
+    let node = Arc::clone(cx.node);
+    cx.node.controller.submit(Command::CreateTopics { topics: missing, validate_only: false }, move |_| {
+        slot.complete(&frozen.respond(&node.image.load_full(), &request));
+    });
+    Reply::Later
+}
+
+fn topics_to_make(cx: &RequestContext<'_>, image: &Image, request: &MetadataRequest) -> Vec<NewTopic> {
+    if !cx.node.config.flag("auto.create.topics.enable")
+        || cx.version >= 4 && !request.allow_auto_topic_creation
+    {
+        return Vec::new();
+    }
+    let names = request.topics.iter().flatten().filter_map(|topic| topic.name.as_ref());
+    let mut missing: Vec<NewTopic> = names
+        .filter(|name| image.topic_by_name(name).is_none() && check_name(name).is_ok())
+        .map(|name| internal_topics::new_topic(&cx.node.config, image, name))
+        .collect();
+    missing.sort_by(|a, b| a.name.cmp(&b.name));
+    missing.dedup_by(|a, b| a.name == b.name);
+    missing
+}
+
+/// What an answer needs of its request's connection.
+struct Frozen {
+    version: i16,
+    brokers: Vec<MetadataResponseBroker>,
+    controller_id: i32,
+}
+
+fn respond(cx: &RequestContext<'_>, image: &Image, request: &MetadataRequest) -> MetadataResponse {
+    Frozen::of(cx).respond(image, request)
+}
+
+impl Frozen {
+    fn of(cx: &RequestContext<'_>) -> Self {
+        let image = cx.node.image.load();
+        let brokers = image
+            .active_brokers()
+            .filter_map(|broker| {
+                let (host, port) = cx.address_of(broker)?;
+                let rack = broker.rack.as_deref().map(ByteString::from);
+                Some(MetadataResponseBroker { node_id: broker.id.0, host, port, rack })
+            })
+            .collect();
+        Self { version: cx.version, brokers, controller_id: cx.node.id.0 }
+    }
+
+    fn respond(&self, image: &Image, request: &MetadataRequest) -> MetadataResponse {
+        let all = match &request.topics {
+            None => true,
+            Some(topics) => topics.is_empty() && self.version == 0,
+        };
+        let with_operations = request.include_topic_authorized_operations;
+        let topics = if all {
+            image
+                .topic_ids
+                .values()
+                .filter_map(|id| image.topic(*id))
+                .map(|topic| known(topic, with_operations))
+                .collect()
+        } else {
+            request
+                .topics
+                .iter()
+                .flatten()
+                .map(|asked| self.one(image, asked.name.as_ref(), asked.topic_id, with_operations))
+                .collect()
+        };
+        MetadataResponse {
+            brokers: self.brokers.clone(),
+            cluster_id: Some(image.cluster_id.to_string().into()),
+            controller_id: self.controller_id,
+            topics,
+            cluster_authorized_operations: if request.include_cluster_authorized_operations {
+                CLUSTER_OPERATIONS
+            } else {
+                NO_OPERATIONS
+            },
+            ..MetadataResponse::default()
+        }
+    }
+
+    fn one(
+        &self,
+        image: &Image,
+        name: Option<&ByteString>,
+        id: Uuid,
+        with_operations: bool,
+    ) -> MetadataResponseTopic {
+        let failed = |code: ErrorCode| MetadataResponseTopic {
+            error_code: code.code(),
+            name: name.cloned().or_else(|| (self.version < 12).then(ByteString::default)),
+            topic_id: id,
+            topic_authorized_operations: NO_OPERATIONS,
+            ..MetadataResponseTopic::default()
+        };
+        match name {
+            // Kafka takes ids from version 12 on only.
+            _ if self.version < 12 && (!id.is_zero() || name.is_none()) => failed(ErrorCode::InvalidRequest),
+            None => match image.topic(id) {
+                Some(topic) => known(topic, with_operations),
+                None => failed(ErrorCode::UnknownTopicId),
+            },
+            Some(name) => match image.topic_by_name(name) {
+                Some(topic) => known(topic, with_operations),
+                None if check_name(name).is_err() => failed(ErrorCode::InvalidTopicException),
+                None => failed(ErrorCode::UnknownTopicOrPartition),
+            },
+        }
+    }
+}
+
+fn known(topic: &Topic, with_operations: bool) -> MetadataResponseTopic {
+    let ids = |nodes: &[ottla_protocol::types::NodeId]| nodes.iter().map(|id| id.0).collect();
+    MetadataResponseTopic {
+        error_code: 0,
+        name: Some(ByteString::from(&*topic.name)),
+        topic_id: topic.id,
+        is_internal: topic.is_internal(),
+        partitions: topic
+            .partitions
+            .iter()
+            .enumerate()
+            .map(|(index, partition)| MetadataResponsePartition {
+                error_code: if partition.has_leader() { 0 } else { ErrorCode::LeaderNotAvailable.code() },
+                partition_index: i32::try_from(index).unwrap_or(i32::MAX),
+                leader_id: partition.leader.0,
+                leader_epoch: partition.leader_epoch.0,
+                replica_nodes: ids(&partition.replicas),
+                isr_nodes: ids(&partition.isr),
+                offline_replicas: Vec::new(),
+            })
+            .collect(),
+        topic_authorized_operations: if with_operations { TOPIC_OPERATIONS } else { NO_OPERATIONS },
+    }
+}
