@@ -26,6 +26,8 @@ struct State {
     path: PathBuf,
     machine: Box<dyn StateMachine>,
     position: Position,
+    /// The last entry that was there when this process began. Terms up to it are over: their leader is not among us.
+    began_after: Option<u64>,
 }
 
 /// Up to where the state machine has come.
@@ -41,6 +43,7 @@ impl Applier {
         disk: Arc<dyn Disk>,
         dir: &Path,
         mut machine: Box<dyn StateMachine>,
+        began_after: Option<u64>,
     ) -> Result<Self, StorageError> {
         let path = dir.join("snapshot");
         let mut position = Position::default();
@@ -50,7 +53,7 @@ impl Applier {
             machine.restore(found.applied.map_or(0, |id| id.index), content).map_err(damaged)?;
             position = found;
         }
-        Ok(Self(Arc::new(Mutex::new(State { disk, path, machine, position }))))
+        Ok(Self(Arc::new(Mutex::new(State { disk, path, machine, position, began_after }))))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -117,7 +120,10 @@ impl RaftStateMachine<TypeConfig> for Applier {
             let mut state = self.state();
             let (index, term) = (entry.log_id.index, entry.log_id.leader_id.term);
             match &entry.payload {
-                EntryPayload::Blank => state.machine.on_term(index, term),
+                EntryPayload::Blank if state.began_after.is_none_or(|last| index > last) => {
+                    state.machine.on_term(index, term);
+                }
+                EntryPayload::Blank => {}
                 EntryPayload::Normal(proposal) => state.machine.apply(index, term, &proposal.0),
                 EntryPayload::Membership(membership) => {
                     state.position.membership = Membership::new(Some(entry.log_id), membership.clone());

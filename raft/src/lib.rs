@@ -31,7 +31,7 @@ use crate::types::{Proposal, TypeConfig};
 pub trait StateMachine: Send + 'static {
     /// A committed entry.
     fn apply(&mut self, index: u64, term: u64, entry: &[u8]);
-    /// A leader began its term: every entry of the terms before has been applied.
+    /// A leader began its term: every entry of the terms before has been applied. Not called for terms of before this process.
     fn on_term(&mut self, index: u64, term: u64);
     /// Everything applied so far, as bytes.
     fn snapshot(&self) -> Vec<u8>;
@@ -121,7 +121,7 @@ impl MetadataLog {
     pub fn start(options: RaftOptions, machine: Box<dyn StateMachine>) -> Result<Self, RaftError> {
         let RaftOptions { voter, address, dir, disk, log, snapshot_every } = options;
         let store = LogStore::open(Arc::clone(&disk), &dir, log)?;
-        let applier = Applier::open(disk, &dir, machine)?;
+        let applier = Applier::open(disk, &dir, machine, store.last_index())?;
         let config = config(snapshot_every)?;
         let (ready_to, ready) = std::sync::mpsc::sync_channel(1);
         let (stop, stopped) = tokio::sync::oneshot::channel();
@@ -185,7 +185,7 @@ impl MetadataLog {
             leader: metrics.current_leader,
             term: metrics.current_term,
             last_index: metrics.last_log_index,
-            committed: metrics.committed.map(|id| id.index),
+            committed: metrics.local_committed.map(|id| id.index),
             applied: metrics.last_applied.map(|id| id.index),
             voters: metrics.membership_config.membership().voter_ids().collect(),
         }

@@ -74,6 +74,12 @@ impl LogStore {
         state.vote.is_none() && state.purged.is_none() && state.entries.is_empty()
     }
 
+    /// The last entry that is stored, or was purged behind a snapshot.
+    pub(crate) fn last_index(&self) -> Option<u64> {
+        let state = self.state();
+        state.entries.keys().next_back().copied().or(state.purged.map(|id| id.index))
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // A panic under the lock aborts the process in production; in a test the state is whole between statements.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)

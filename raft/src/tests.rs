@@ -136,7 +136,8 @@ impl StoreBuilder<TypeConfig, LogStore, Applier, ()> for Fresh {
     async fn build(&self) -> Result<((), LogStore, Applier), OpenRaftStorageError<TypeConfig>> {
         let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
         let store = LogStore::open(Arc::clone(&disk), Path::new("/data/raft"), log(&disk)).expect("opens");
-        let applier = Applier::open(disk, Path::new("/data/raft"), Box::new(Told::default())).expect("opens");
+        let applier =
+            Applier::open(disk, Path::new("/data/raft"), Box::new(Told::default()), None).expect("opens");
         Ok(((), store, applier))
     }
 }
