@@ -11,7 +11,7 @@ use ottla_machine::controller::command::{Answer, Command, Registration};
 use ottla_machine::controller::image::Image;
 use ottla_protocol::types::{NodeId, Uuid};
 use ottla_raft::{MetadataLog, RaftError, RaftOptions};
-use ottla_storage::{LogDir, LogOptions, RealDisk, StorageError};
+use ottla_storage::{LastStop, LogDir, LogOptions, RealDisk, StorageError};
 
 use crate::api::api_versions;
 use crate::clock::Clock;
@@ -147,6 +147,10 @@ impl Running {
             cluster_id.unwrap_or_else(|| Uuid::from_random(entropy.next_bytes())),
         )?;
 
+        if !matches!(log_dir.last_stop(), LastStop::Clean(_) | LastStop::Fresh) {
+            tracing::info!("the last process did not stop cleanly ({:?}): recovering", log_dir.last_stop());
+            partitions.recover();
+        }
         let options = NetOptions::from_config(&config);
         let slots = usize::try_from(config.number("max.incremental.fetch.session.cache.slots")).unwrap_or(0);
         let node = Arc::new(Node {

@@ -51,6 +51,8 @@ pub(crate) struct State {
     log: Option<Log>,
     replica: Replica,
     producers: Producers,
+    /// Where the log ended when it was opened.
+    recovered_end: Offset,
     /// Bytes appended since the producers were written down.
     unsaved_bytes: u64,
     /// Records appended since the last flush began, and when (ticks) the first of them came.
@@ -86,6 +88,7 @@ impl Partition {
             log: None,
             replica: Replica::new(me, placed, Offset::ZERO),
             producers: Producers::default(),
+            recovered_end: Offset::ZERO,
             unsaved_bytes: 0,
             unflushed_records: 0,
             unflushed_since_ms: None,

@@ -1,6 +1,6 @@
 //! The partitions of this node, kept in step with the image: made when it names them, gone when it does not.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use ottla_machine::controller::image::Image;
@@ -59,6 +59,26 @@ impl Partitions {
     #[must_use]
     pub fn topic_config(&self, topic: TopicId) -> Option<Arc<TopicConfig>> {
         self.table().get(&topic).map(|topic| Arc::clone(&topic.config))
+    }
+
+    /// After a crash: opens every log that has files, on a thread that may wait, then says that recovery is complete.
+    pub fn recover(self: &Arc<Self>) {
+        let partitions = Arc::clone(self);
+        self.flusher.run_job(move || {
+            let names = match partitions.log_dir.log_names() {
+                Ok(names) => names,
+                Err(error) => return tracing::error!("the data directory can't be read: {error}"),
+            };
+            let names: HashSet<String> = names.into_iter().collect();
+            for partition in partitions.all() {
+                if names.contains(&partition.dir_name) {
+                    partition.recover();
+                }
+            }
+            if let Err(error) = partitions.log_dir.recovered() {
+                tracing::error!("the end of recovery could not be noted: {error}");
+            }
+        });
     }
 
     /// Flushes and closes every log, for a clean shutdown.

@@ -15,6 +15,9 @@ use super::{Output, Parked, Reply, RequestContext, Resume};
 use crate::fetch_sessions::{SessionAnswer, TopicName, Wanted};
 use crate::partition::Bounds;
 
+/// How long the disk may take to load what a fetch asks for.
+const LOAD_LIMIT_MS: u64 = 10_000;
+
 /// A consumer; brokers and debuggers have other numbers.
 const CONSUMER: i32 = -1;
 
@@ -44,6 +47,7 @@ pub fn handle(cx: &mut RequestContext<'_>, request: FetchRequest) -> Reply<Fetch
         min_bytes: usize::try_from(request.min_bytes).unwrap_or(0),
         max_bytes: usize::try_from(request.max_bytes).unwrap_or(usize::MAX).min(limit),
         deadline_ms: cx.tick_ms + u64::try_from(request.max_wait_ms).unwrap_or(0),
+        load_deadline_ms: 0,
         cold: wanted.iter().map(|_| None).collect(),
         wanted,
     };
@@ -64,6 +68,8 @@ struct Fetch {
     min_bytes: usize,
     max_bytes: usize,
     deadline_ms: u64,
+    /// Until when reads of the disk are waited for, once there are any.
+    load_deadline_ms: u64,
     /// Reads that a disk thread does, by the place of their partition.
     cold: Vec<Option<Loaded>>,
 }
@@ -78,7 +84,9 @@ struct Found {
 
 impl Parked for Fetch {
     fn deadline_ms(&self) -> u64 {
-        self.deadline_ms
+        // However little time the client gives: an empty answer would only have it ask for the same bytes again.
+        let loading = self.cold.iter().any(Option::is_some);
+        if loading { self.deadline_ms.max(self.load_deadline_ms) } else { self.deadline_ms }
     }
 
     fn resume(&mut self, cx: &mut RequestContext<'_>, why: Resume) -> Option<Output> {
@@ -164,6 +172,7 @@ impl Fetch {
                 if self.cold[at].is_none() {
                     let cell = Loaded::default();
                     self.cold[at] = Some(Arc::clone(&cell));
+                    self.load_deadline_ms = cx.tick_ms + LOAD_LIMIT_MS;
                     let wakeup = cx.wakeup();
                     cx.node.flusher.run_job(move || {
                         let loaded = cold.load();

@@ -89,6 +89,10 @@ fn respond(node: &Node, request: &ListOffsetsRequest, version: i16) -> ListOffse
                             offset: offset.0,
                             leader_epoch: epoch.0,
                         },
+                        // The code is as young as version 5 (KIP-207).
+                        Err(ErrorCode::OffsetNotAvailable) if version < 5 => {
+                            failed(ErrorCode::LeaderNotAvailable)
+                        }
                         Err(code) => failed(code),
                     }
                 })

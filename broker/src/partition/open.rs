@@ -1,5 +1,7 @@
 //! Opening a partition's log when it is first needed, with its producers: the last snapshot of them, and the log behind it.
 
+use std::sync::Arc;
+
 use ottla_machine::partition::leader::Replica;
 use ottla_machine::partition::producers::Producers;
 use ottla_protocol::batch;
@@ -28,14 +30,15 @@ impl Partition {
     }
 
     /// Opens the log if it is not yet open.
-    pub(super) fn ensure_open(&self, state: &mut State) -> Result<(), ErrorCode> {
+    pub(super) fn ensure_open(self: &Arc<Self>, state: &mut State) -> Result<(), ErrorCode> {
         if state.deleted {
             return Err(ErrorCode::UnknownTopicOrPartition);
         }
         if state.log.is_some() {
             return Ok(());
         }
-        let opened = self.open_log(&state.config.log_options()).and_then(|(mut log, _)| {
+        let opened = self.open_log(&state.config.log_options()).and_then(|(mut log, recovery)| {
+            self.report(&recovery);
             state.producers = self.load_producers(&log)?;
             log.assign_epoch(state.replica.leader_epoch());
             Ok(log)
@@ -45,7 +48,12 @@ impl Partition {
                 // What survived a crash is there: with one replica it is committed once it is on the disk again.
                 let committed =
                     if state.config.is_flushed_before_ack() { log.flushed_end() } else { log.end_offset() };
+                state.recovered_end =
+                    if state.config.is_flushed_before_ack() { log.end_offset() } else { committed };
                 state.replica = Replica::new(state.me, state.replica.state().clone(), committed);
+                if committed < state.recovered_end {
+                    self.want_flush();
+                }
                 state.log = Some(log);
                 Ok(())
             }
@@ -54,6 +62,22 @@ impl Partition {
                 Err(ErrorCode::KafkaStorageError)
             }
         }
+    }
+
+    fn report(&self, recovery: &Recovery) {
+        if let Some(damage) = &recovery.damage {
+            tracing::error!("{} is damaged and takes no appends: {damage}", self.dir_name);
+        }
+        if let Some(tail) = &recovery.cut {
+            tracing::warn!("{} had a torn tail, which was cut: {tail:?}", self.dir_name);
+        }
+    }
+
+    /// Opens the log if it has one, so that what a crash left is on the disk, and seen, before somebody asks.
+    pub(crate) fn recover(self: &Arc<Self>) {
+        let mut state = self.lock();
+        // An error is logged, and told to whoever asks.
+        let _ = self.ensure_open(&mut state);
     }
 
     fn load_producers(&self, log: &Log) -> Result<Producers, StorageError> {

@@ -74,10 +74,11 @@ impl Partition {
     ///
     /// # Errors
     /// Not the leader, another epoch, or a log that cannot be opened.
-    pub fn bounds(&self, epoch: LeaderEpoch) -> Result<Bounds, ErrorCode> {
+    pub fn bounds(self: &Arc<Self>, epoch: LeaderEpoch) -> Result<Bounds, ErrorCode> {
         let mut state = self.lock();
         state.replica.check_leader(epoch)?;
         self.ensure_open(&mut state)?;
+        state.check_settled()?;
         let log = state.log.as_ref().expect("just opened");
         Ok(Bounds {
             log_start: log.start_offset(),
@@ -98,7 +99,7 @@ impl Partition {
     /// # Errors
     /// Not the leader, or another epoch.
     pub fn end_of_epoch(
-        &self,
+        self: &Arc<Self>,
         current: LeaderEpoch,
         asked: LeaderEpoch,
     ) -> Result<(LeaderEpoch, Offset), ErrorCode> {
@@ -115,7 +116,7 @@ impl Partition {
     ///
     /// # Errors
     /// Not the leader, another epoch, or a log that cannot be opened.
-    pub fn view(&self, epoch: LeaderEpoch) -> Result<(LogView, Bounds), ErrorCode> {
+    pub fn view(self: &Arc<Self>, epoch: LeaderEpoch) -> Result<(LogView, Bounds), ErrorCode> {
         let bounds = self.bounds(epoch)?;
         let state = self.lock();
         let log = state.log.as_ref().ok_or(ErrorCode::UnknownTopicOrPartition)?;
@@ -126,7 +127,7 @@ impl Partition {
     ///
     /// # Errors
     /// Not the leader, or an offset outside of what is committed.
-    pub fn delete_records(&self, offset: Offset) -> Result<(Offset, Option<Removal>), ErrorCode> {
+    pub fn delete_records(self: &Arc<Self>, offset: Offset) -> Result<(Offset, Option<Removal>), ErrorCode> {
         let mut state = self.lock();
         state.replica.check_leader(LeaderEpoch::NONE)?;
         self.ensure_open(&mut state)?;
@@ -144,7 +145,7 @@ impl Partition {
     ///
     /// # Errors
     /// Not the leader, or a log that cannot be opened.
-    pub fn producers(&self) -> Result<Producers, ErrorCode> {
+    pub fn producers(self: &Arc<Self>) -> Result<Producers, ErrorCode> {
         let mut state = self.lock();
         state.replica.check_leader(LeaderEpoch::NONE)?;
         self.ensure_open(&mut state)?;
@@ -153,7 +154,7 @@ impl Partition {
 
     /// Bytes on disk; 0 where nothing was written.
     #[must_use]
-    pub fn size_bytes(&self) -> u64 {
+    pub fn size_bytes(self: &Arc<Self>) -> u64 {
         let mut state = self.lock();
         if self.ensure_open(&mut state).is_err() {
             return 0;
@@ -234,6 +235,15 @@ const SEARCH_BYTES: usize = 1 << 20;
 const UNPACKED_MAX: usize = 1 << 30;
 
 impl super::State {
+    /// After a crash the end is known once what it left is on the disk again: until then clients are told to ask again (KIP-207).
+    fn check_settled(&self) -> Result<(), ErrorCode> {
+        if self.replica.high_watermark() < self.recovered_end {
+            Err(ErrorCode::OffsetNotAvailable)
+        } else {
+            Ok(())
+        }
+    }
+
     fn note_fetcher(&mut self, wakeup: &Wakeup) {
         self.fetchers.retain(|known| !known.is_done());
         self.fetchers.push(wakeup.clone());
