@@ -17,6 +17,10 @@ pub mod create_partitions;
 pub mod create_topics;
 pub mod delete_topics;
 pub mod fetch;
+pub mod find_coordinator;
+pub mod group_membership;
+pub mod group_offsets;
+pub mod groups_admin;
 pub mod internal_topics;
 pub mod list_offsets;
 pub mod metadata;
@@ -59,10 +63,21 @@ handlers! {
     Fetch => fetch::handle,
     ListOffsets => list_offsets::handle,
     Metadata => metadata::handle,
+    OffsetCommit => group_offsets::commit,
+    OffsetFetch => group_offsets::fetch,
+    FindCoordinator => find_coordinator::handle,
+    JoinGroup => group_membership::join,
+    Heartbeat => group_membership::heartbeat,
+    LeaveGroup => group_membership::leave,
+    SyncGroup => group_membership::sync,
+    DescribeGroups => groups_admin::describe,
+    ListGroups => groups_admin::list,
     ApiVersions => api_versions::handle,
     CreateTopics => create_topics::handle,
     DeleteTopics => delete_topics::handle,
     CreatePartitions => create_partitions::handle,
+    DeleteGroups => groups_admin::delete,
+    OffsetDelete => group_offsets::delete,
 }
 
 fn run<Q: Request>(

@@ -5,6 +5,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod controller;
+pub mod coordinator;
 pub mod endpoints;
 pub mod entropy;
 pub mod fetch_sessions;

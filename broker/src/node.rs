@@ -18,6 +18,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::rules::Rules;
 use crate::controller::{Controller, Published};
+use crate::coordinator::Coordinators;
 use crate::endpoints::Endpoints;
 use crate::entropy::Entropy;
 use crate::fetch_sessions::FetchSessions;
@@ -58,6 +59,8 @@ pub struct Node {
     pub controller: Arc<Controller>,
     /// Where work that waits for the disk is done.
     pub flusher: Arc<Flusher>,
+    /// The group coordinators that this node hosts.
+    pub coordinators: Arc<Coordinators>,
     pub(crate) fetch_sessions: Mutex<FetchSessions>,
 }
 
@@ -153,7 +156,16 @@ impl Running {
         }
         let options = NetOptions::from_config(&config);
         let slots = usize::try_from(config.number("max.incremental.fetch.session.cache.slots")).unwrap_or(0);
+        let coordinators = Coordinators::new(
+            &config,
+            clock.clone(),
+            Arc::clone(&published.image),
+            Arc::clone(&partitions),
+            Arc::clone(&flusher),
+        );
+        coordinators.start().map_err(StartError::Threads)?;
         let node = Arc::new(Node {
+            coordinators,
             fetch_sessions: Mutex::new(FetchSessions::new(slots)),
             id,
             config,
@@ -192,7 +204,8 @@ impl Running {
     pub fn stop(self) -> Result<(), StorageError> {
         // Answers that wait for a flush still get it: the disk's threads work until the last connection is gone.
         self.network.stop(NETWORK_STOP_LIMIT);
-        let Node { partitions, controller, flusher, log_dir, .. } = &*self.node;
+        let Node { partitions, controller, flusher, log_dir, coordinators, .. } = &*self.node;
+        coordinators.stop();
         controller.stop();
         flusher.stop();
         partitions.close()?;
@@ -316,7 +329,16 @@ impl Node {
         let partitions = Partitions::new(id, Arc::clone(&config), Arc::clone(&log_dir), Arc::clone(&flusher));
         let published = Published::new();
         let rules = Box::new(Rules { config: Arc::clone(&config), node: id });
+        let partitions = Arc::new(partitions);
+        let coordinators = Coordinators::new(
+            &config,
+            clock.clone(),
+            Arc::clone(&published.image),
+            Arc::clone(&partitions),
+            Arc::clone(&flusher),
+        );
         Self {
+            coordinators,
             fetch_sessions: Mutex::new(FetchSessions::new(10)),
             id,
             config,
@@ -325,7 +347,7 @@ impl Node {
             endpoints: Endpoints::default(),
             log_dir,
             image: Arc::clone(&published.image),
-            partitions: Arc::new(partitions),
+            partitions,
             controller: Controller::new(published, rules, clock, entropy),
             flusher,
         }

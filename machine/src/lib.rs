@@ -2,4 +2,5 @@
 
 pub mod controller;
 pub mod env;
+pub mod group;
 pub mod partition;

@@ -1,0 +1,285 @@
+//! OffsetCommit, OffsetFetch and OffsetDelete (keys 8, 9, 47). v10 of the first two name topics by id.
+
+use std::collections::HashSet;
+
+use bytestring::ByteString;
+use ottla_machine::controller::image::Image;
+use ottla_machine::group::coordinator::{GroupCoordinator, GroupReply};
+use ottla_machine::group::offsets::Committed;
+use ottla_protocol::error::ErrorCode;
+use ottla_protocol::messages::offset_commit_response::{
+    OffsetCommitResponsePartition, OffsetCommitResponseTopic,
+};
+use ottla_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
+use ottla_protocol::messages::offset_fetch_response::{
+    OffsetFetchResponseGroup, OffsetFetchResponsePartition, OffsetFetchResponsePartitions,
+    OffsetFetchResponseTopic, OffsetFetchResponseTopics,
+};
+use ottla_protocol::messages::{
+    OffsetCommitRequest, OffsetCommitResponse, OffsetDeleteRequest, OffsetDeleteResponse, OffsetFetchRequest,
+    OffsetFetchResponse,
+};
+
+use super::{Reply, RequestContext};
+
+pub fn commit(cx: &mut RequestContext<'_>, mut request: OffsetCommitRequest) -> Reply<OffsetCommitResponse> {
+    let (image, version) = (cx.node.image.load_full(), cx.version);
+    let mut unknown = Vec::new();
+    if version >= 10 {
+        request.topics.retain_mut(|topic| match image.topic(topic.topic_id) {
+            Some(known) => {
+                topic.name = ByteString::from(&*known.name);
+                true
+            }
+            None => {
+                unknown.push(OffsetCommitResponseTopic {
+                    topic_id: topic.topic_id,
+                    partitions: topic
+                        .partitions
+                        .iter()
+                        .map(|partition| OffsetCommitResponsePartition {
+                            partition_index: partition.partition_index,
+                            error_code: ErrorCode::UnknownTopicId.code(),
+                        })
+                        .collect(),
+                    ..OffsetCommitResponseTopic::default()
+                });
+                false
+            }
+        });
+    }
+    let coordinator = match cx.node.coordinators.of(&request.group_id) {
+        Ok(coordinator) => coordinator,
+        Err(code) => {
+            let mut failed = GroupReply::OffsetCommit(all(&request)).failed(code);
+            if let GroupReply::OffsetCommit(response) = &mut failed {
+                response.topics.extend(unknown);
+                return Reply::Now(std::mem::take(response));
+            }
+            return Reply::Close("an answer of another kind");
+        }
+    };
+    let slot = cx.defer();
+    coordinator.step(
+        move |reply| match reply {
+            GroupReply::OffsetCommit(mut response) => {
+                response.topics.extend(unknown);
+                slot.complete(&response);
+            }
+            other => panic!("OffsetCommit was answered with {other:?}"),
+        },
+        move |machine, token, now| {
+            let check = |topic: &str, index: i32| match image.topic_by_name(topic) {
+                Some(known) if known.partition(index.into()).is_some() => Ok(()),
+                _ => Err(ErrorCode::UnknownTopicOrPartition),
+            };
+            machine.commit(token, &request, version, &check, now);
+        },
+    );
+    Reply::Later
+}
+
+/// Every partition of the request, without an error.
+fn all(request: &OffsetCommitRequest) -> OffsetCommitResponse {
+    let topics = request.topics.iter().map(|topic| OffsetCommitResponseTopic {
+        name: topic.name.clone(),
+        topic_id: topic.topic_id,
+        partitions: topic
+            .partitions
+            .iter()
+            .map(|partition| OffsetCommitResponsePartition {
+                partition_index: partition.partition_index,
+                error_code: 0,
+            })
+            .collect(),
+    });
+    OffsetCommitResponse { topics: topics.collect(), ..OffsetCommitResponse::default() }
+}
+
+pub fn fetch(cx: &mut RequestContext<'_>, request: OffsetFetchRequest) -> Reply<OffsetFetchResponse> {
+    let image = cx.node.image.load_full();
+    if cx.version >= 8 {
+        let groups = request.groups.iter().map(|group| fetch_group(cx, &image, group)).collect();
+        return Reply::Now(OffsetFetchResponse { groups, ..OffsetFetchResponse::default() });
+    }
+    let group = OffsetFetchRequestGroup {
+        group_id: request.group_id.clone(),
+        topics: request.topics.map(|topics| {
+            let topics = topics.into_iter().map(|topic| OffsetFetchRequestTopics {
+                name: topic.name,
+                partition_indexes: topic.partition_indexes,
+                ..OffsetFetchRequestTopics::default()
+            });
+            topics.collect()
+        }),
+        ..OffsetFetchRequestGroup::default()
+    };
+    let asked = group.topics.clone();
+    let found = fetch_group(cx, &image, &group);
+    // Before version 2 there is no place for an error of the whole group: each partition has it.
+    let mut topics: Vec<OffsetFetchResponseTopic> = found.topics.into_iter().map(old_topic).collect();
+    if found.error_code != 0 && cx.version < 2 {
+        topics = asked
+            .into_iter()
+            .flatten()
+            .map(|topic| OffsetFetchResponseTopic {
+                name: topic.name,
+                partitions: topic
+                    .partition_indexes
+                    .into_iter()
+                    .map(|index| OffsetFetchResponsePartition {
+                        partition_index: index,
+                        committed_offset: -1,
+                        committed_leader_epoch: -1,
+                        metadata: Some(ByteString::default()),
+                        error_code: found.error_code,
+                    })
+                    .collect(),
+            })
+            .collect();
+    }
+    Reply::Now(OffsetFetchResponse { topics, error_code: found.error_code, ..OffsetFetchResponse::default() })
+}
+
+fn old_topic(topic: OffsetFetchResponseTopics) -> OffsetFetchResponseTopic {
+    let partitions = topic.partitions.into_iter().map(|partition| OffsetFetchResponsePartition {
+        partition_index: partition.partition_index,
+        committed_offset: partition.committed_offset,
+        committed_leader_epoch: partition.committed_leader_epoch,
+        metadata: partition.metadata,
+        error_code: partition.error_code,
+    });
+    OffsetFetchResponseTopic { name: topic.name, partitions: partitions.collect() }
+}
+
+fn fetch_group(
+    cx: &RequestContext<'_>,
+    image: &Image,
+    group: &OffsetFetchRequestGroup,
+) -> OffsetFetchResponseGroup {
+    let failed = |code: ErrorCode| OffsetFetchResponseGroup {
+        group_id: group.group_id.clone(),
+        error_code: code.code(),
+        ..OffsetFetchResponseGroup::default()
+    };
+    if group.group_id.is_empty() {
+        return failed(ErrorCode::InvalidGroupId);
+    }
+    let coordinator = match cx.node.coordinators.of(&group.group_id) {
+        Ok(coordinator) => coordinator,
+        Err(code) => return failed(code),
+    };
+    let by_id = cx.version >= 10;
+    let topics = coordinator.read(|machine| match &group.topics {
+        None => every_topic(machine, image, &group.group_id, by_id),
+        Some(topics) => {
+            topics.iter().map(|topic| one_topic(machine, image, &group.group_id, topic, by_id)).collect()
+        }
+    });
+    OffsetFetchResponseGroup { group_id: group.group_id.clone(), topics, error_code: 0 }
+}
+
+fn partition(index: i32, committed: Option<&Committed>) -> OffsetFetchResponsePartitions {
+    OffsetFetchResponsePartitions {
+        partition_index: index,
+        committed_offset: committed.map_or(-1, |committed| committed.offset),
+        committed_leader_epoch: committed.map_or(-1, |committed| committed.leader_epoch),
+        metadata: Some(
+            committed.map_or(ByteString::default(), |committed| committed.metadata.as_str().into()),
+        ),
+        error_code: 0,
+    }
+}
+
+fn one_topic(
+    machine: &GroupCoordinator,
+    image: &Image,
+    group: &str,
+    topic: &OffsetFetchRequestTopics,
+    by_id: bool,
+) -> OffsetFetchResponseTopics {
+    let name = match by_id {
+        false => Some(topic.name.to_string()),
+        true => image.topic(topic.topic_id).map(|topic| topic.name.to_string()),
+    };
+    let offsets = machine.offsets(group);
+    let partitions = topic.partition_indexes.iter().map(|index| match &name {
+        Some(name) => partition(*index, offsets.and_then(|offsets| offsets.get(&(name.clone(), *index)))),
+        None => OffsetFetchResponsePartitions {
+            error_code: ErrorCode::UnknownTopicId.code(),
+            ..partition(*index, None)
+        },
+    });
+    OffsetFetchResponseTopics {
+        name: topic.name.clone(),
+        topic_id: topic.topic_id,
+        partitions: partitions.collect(),
+    }
+}
+
+fn every_topic(
+    machine: &GroupCoordinator,
+    image: &Image,
+    group: &str,
+    by_id: bool,
+) -> Vec<OffsetFetchResponseTopics> {
+    let mut topics: Vec<OffsetFetchResponseTopics> = Vec::new();
+    for ((topic, index), committed) in machine.offsets(group).into_iter().flatten() {
+        let known = image.topic_by_name(topic);
+        // By id, a topic that is gone has no name to be asked by.
+        if by_id && known.is_none() {
+            continue;
+        }
+        let line = partition(*index, Some(committed));
+        match topics.last_mut() {
+            Some(last) if *last.name == **topic => last.partitions.push(line),
+            _ => topics.push(OffsetFetchResponseTopics {
+                name: topic.as_str().into(),
+                topic_id: known.map(|topic| topic.id).unwrap_or_default(),
+                partitions: vec![line],
+            }),
+        }
+    }
+    topics
+}
+
+pub fn delete(cx: &mut RequestContext<'_>, request: OffsetDeleteRequest) -> Reply<OffsetDeleteResponse> {
+    let coordinator = match cx.node.coordinators.of(&request.group_id) {
+        Ok(coordinator) => coordinator,
+        Err(code) => {
+            return Reply::Now(OffsetDeleteResponse {
+                error_code: code.code(),
+                ..OffsetDeleteResponse::default()
+            });
+        }
+    };
+    let image = cx.node.image.load_full();
+    let slot = cx.defer();
+    let known: HashSet<(String, i32)> = request
+        .topics
+        .iter()
+        .flat_map(|topic| {
+            topic.partitions.iter().map(|partition| (topic.name.to_string(), partition.partition_index))
+        })
+        .filter(|(topic, index)| {
+            image.topic_by_name(topic).is_some_and(|topic| topic.partition((*index).into()).is_some())
+        })
+        .collect();
+    coordinator.step(
+        move |reply| match reply {
+            GroupReply::OffsetDelete(mut response) => {
+                for topic in &mut response.topics {
+                    for partition in &mut topic.partitions {
+                        if !known.contains(&(topic.name.to_string(), partition.partition_index)) {
+                            partition.error_code = ErrorCode::UnknownTopicOrPartition.code();
+                        }
+                    }
+                }
+                slot.complete(&response);
+            }
+            other => panic!("OffsetDelete was answered with {other:?}"),
+        },
+        move |machine, token, _| machine.delete_offsets(token, &request),
+    );
+    Reply::Later
+}
