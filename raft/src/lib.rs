@@ -248,11 +248,10 @@ async fn run(
         let members = BTreeMap::from([(voter, BasicNode::new(address))]);
         raft.initialize(members).await.map_err(|e| text(&e))?;
     } else {
-        let lone = {
-            let metrics = raft.metrics();
-            let metrics = metrics.borrow_watched();
-            metrics.membership_config.membership().voter_ids().eq([voter])
-        };
+        let mut metrics = raft.metrics();
+        // The first report says who the voters are; before it there are none.
+        metrics.changed().await.map_err(|e| text(&e))?;
+        let lone = metrics.borrow_watched().membership_config.membership().voter_ids().eq([voter]);
         // Nobody else could answer: waiting for the election time-out would only make the start slower.
         if lone {
             raft.trigger().elect(false).await.map_err(|e| text(&e))?;
