@@ -13,6 +13,8 @@ mod context;
 mod reply;
 
 pub mod api_versions;
+pub mod cluster;
+pub mod configs;
 pub mod create_partitions;
 pub mod create_topics;
 pub mod delete_topics;
@@ -21,8 +23,10 @@ pub mod find_coordinator;
 pub mod group_membership;
 pub mod group_offsets;
 pub mod groups_admin;
+pub mod init_producer_id;
 pub mod internal_topics;
 pub mod list_offsets;
+pub mod logs;
 pub mod metadata;
 pub mod produce;
 
@@ -75,9 +79,21 @@ handlers! {
     ApiVersions => api_versions::handle,
     CreateTopics => create_topics::handle,
     DeleteTopics => delete_topics::handle,
+    DeleteRecords => logs::delete_records,
+    InitProducerId => init_producer_id::handle,
+    OffsetForLeaderEpoch => logs::offset_for_leader_epoch,
+    DescribeConfigs => configs::describe,
+    AlterConfigs => configs::alter,
+    DescribeLogDirs => logs::describe_log_dirs,
     CreatePartitions => create_partitions::handle,
     DeleteGroups => groups_admin::delete,
+    IncrementalAlterConfigs => configs::alter_incrementally,
     OffsetDelete => group_offsets::delete,
+    DescribeQuorum => cluster::describe_quorum,
+    DescribeCluster => cluster::describe,
+    DescribeProducers => logs::describe_producers,
+    ListConfigResources => configs::list,
+    DescribeTopicPartitions => cluster::describe_topic_partitions,
 }
 
 fn run<Q: Request>(

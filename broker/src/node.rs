@@ -14,6 +14,7 @@ use ottla_raft::{MetadataLog, RaftError, RaftOptions};
 use ottla_storage::{LastStop, LogDir, LogOptions, RealDisk, StorageError};
 
 use crate::api::api_versions;
+use crate::api::init_producer_id::ProducerIds;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::rules::Rules;
@@ -61,6 +62,7 @@ pub struct Node {
     pub flusher: Arc<Flusher>,
     /// The group coordinators that this node hosts.
     pub coordinators: Arc<Coordinators>,
+    pub(crate) producer_ids: ProducerIds,
     pub(crate) fetch_sessions: Mutex<FetchSessions>,
 }
 
@@ -166,6 +168,7 @@ impl Running {
         coordinators.start().map_err(StartError::Threads)?;
         let node = Arc::new(Node {
             coordinators,
+            producer_ids: ProducerIds::default(),
             fetch_sessions: Mutex::new(FetchSessions::new(slots)),
             id,
             config,
@@ -339,6 +342,7 @@ impl Node {
         );
         Self {
             coordinators,
+            producer_ids: ProducerIds::default(),
             fetch_sessions: Mutex::new(FetchSessions::new(10)),
             id,
             config,
