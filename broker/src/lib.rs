@@ -10,6 +10,7 @@ pub mod endpoints;
 pub mod entropy;
 pub mod fetch_sessions;
 pub mod flusher;
+pub mod janitor;
 pub mod net;
 pub mod node;
 pub mod partition;

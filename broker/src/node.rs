@@ -24,6 +24,7 @@ use crate::endpoints::Endpoints;
 use crate::entropy::Entropy;
 use crate::fetch_sessions::FetchSessions;
 use crate::flusher::Flusher;
+use crate::janitor::Janitor;
 use crate::net::listener::{self, BindError, Bound, ListenAt};
 use crate::net::{NetOptions, Network};
 use crate::partitions::Partitions;
@@ -62,6 +63,8 @@ pub struct Node {
     pub flusher: Arc<Flusher>,
     /// The group coordinators that this node hosts.
     pub coordinators: Arc<Coordinators>,
+    /// `None` in tests without threads.
+    pub janitor: Option<Janitor>,
     pub(crate) producer_ids: ProducerIds,
     pub(crate) fetch_sessions: Mutex<FetchSessions>,
 }
@@ -166,8 +169,10 @@ impl Running {
             Arc::clone(&flusher),
         );
         coordinators.start().map_err(StartError::Threads)?;
+        let janitor = Janitor::start(&config, &clock, &partitions).map_err(StartError::Threads)?;
         let node = Arc::new(Node {
             coordinators,
+            janitor: Some(janitor),
             producer_ids: ProducerIds::default(),
             fetch_sessions: Mutex::new(FetchSessions::new(slots)),
             id,
@@ -209,6 +214,9 @@ impl Running {
         self.network.stop(NETWORK_STOP_LIMIT);
         let Node { partitions, controller, flusher, log_dir, coordinators, .. } = &*self.node;
         coordinators.stop();
+        if let Some(janitor) = &self.node.janitor {
+            janitor.stop();
+        }
         controller.stop();
         flusher.stop();
         partitions.close()?;
@@ -342,6 +350,7 @@ impl Node {
         );
         Self {
             coordinators,
+            janitor: None,
             producer_ids: ProducerIds::default(),
             fetch_sessions: Mutex::new(FetchSessions::new(10)),
             id,

@@ -2,6 +2,7 @@
 //!
 //! Lock order: a partition's lock is the innermost but for those inside storage; replies are completed after it is released.
 
+mod keeping;
 mod open;
 mod produce;
 mod read;
@@ -22,6 +23,7 @@ use crate::api::Wakeup;
 use crate::config::TopicConfig;
 use crate::flusher::Flusher;
 
+pub(crate) use produce::storage_code;
 pub use produce::{AppendRequest, Appended, Refused};
 pub use read::{Bounds, ReadAnswer};
 

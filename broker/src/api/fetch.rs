@@ -13,7 +13,7 @@ use ottla_storage::{Read, Slice, StorageError};
 
 use super::{Output, Parked, Reply, RequestContext, Resume};
 use crate::fetch_sessions::{SessionAnswer, TopicName, Wanted};
-use crate::partition::Bounds;
+use crate::partition::{Bounds, storage_code};
 
 /// How long the disk may take to load what a fetch asks for.
 const LOAD_LIMIT_MS: u64 = 10_000;
@@ -160,11 +160,7 @@ impl Fetch {
             (Some(Err(error)), _) => {
                 self.cold[at] = None;
                 tracing::error!("fetch of {} at offset {}: {error}", partition.dir_name, wanted.offset);
-                let code = match error {
-                    StorageError::CorruptBatch { .. } => ErrorCode::CorruptMessage,
-                    StorageError::OutOfRange { .. } => ErrorCode::OffsetOutOfRange,
-                    _ => ErrorCode::KafkaStorageError,
-                };
+                let code = storage_code(&error);
                 return self.failure(at, code, Some(answer.bounds));
             }
             (None, Read::Hot(slices)) => slices,

@@ -10,10 +10,11 @@ use ottla_protocol::messages::list_offsets_response::{
     ListOffsetsPartitionResponse, ListOffsetsResponse, ListOffsetsTopicResponse,
 };
 use ottla_protocol::types::{LeaderEpoch, Offset};
+use ottla_storage::{FoundTimestamp, LogView, StorageError};
 
 use super::{Reply, RequestContext};
 use crate::node::Node;
-use crate::partition::Partition;
+use crate::partition::{Partition, storage_code};
 
 const LATEST: i64 = -1;
 const EARLIEST: i64 = -2;
@@ -124,18 +125,27 @@ fn find(
         }
         // Nothing is tiered.
         LATEST_TIERED if version >= 9 => partition.bounds(epoch).map(|_| nothing),
-        MAX_TIMESTAMP if version >= 7 => {
-            let (view, bounds) = partition.view(epoch)?;
-            let found = Partition::find_max_timestamp(&view, bounds.high_watermark)
-                .map_err(|refused| refused.code)?;
-            Ok(found.map_or(nothing, |(timestamp, offset)| (timestamp, offset, partition.epoch_at(offset))))
-        }
-        0.. => {
-            let (view, bounds) = partition.view(epoch)?;
-            let found = Partition::find_timestamp(&view, bounds.high_watermark, timestamp)
-                .map_err(|refused| refused.code)?;
-            Ok(found.map_or(nothing, |(timestamp, offset)| (timestamp, offset, partition.epoch_at(offset))))
-        }
+        MAX_TIMESTAMP if version >= 7 => search(partition, epoch, LogView::max_timestamp),
+        0.. => search(partition, epoch, |view| view.find_by_timestamp(timestamp)),
         _ => Err(ErrorCode::UnsupportedVersion),
+    }
+}
+
+/// Searches what is committed.
+fn search(
+    partition: &Arc<Partition>,
+    epoch: LeaderEpoch,
+    look: impl FnOnce(&LogView) -> Result<Option<FoundTimestamp>, StorageError>,
+) -> Result<(i64, Offset, LeaderEpoch), ErrorCode> {
+    let (view, bounds) = partition.view(epoch)?;
+    match look(&view) {
+        Ok(Some(found)) if found.offset < bounds.high_watermark => {
+            Ok((found.timestamp_ms, found.offset, found.leader_epoch))
+        }
+        Ok(_) => Ok((-1, Offset::NONE, LeaderEpoch::NONE)),
+        Err(error) => {
+            tracing::error!("a search by time in {}: {error}", partition.dir_name);
+            Err(storage_code(&error))
+        }
     }
 }

@@ -56,7 +56,8 @@ thread_local! {
     static STAMPED: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) };
 }
 
-pub(super) fn storage_code(error: &StorageError) -> ErrorCode {
+/// The code by which clients hear of a fault of storage.
+pub(crate) fn storage_code(error: &StorageError) -> ErrorCode {
     match error {
         StorageError::CorruptBatch { .. } => ErrorCode::CorruptMessage,
         StorageError::OutOfRange { .. } => ErrorCode::OffsetOutOfRange,

@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use ottla_machine::partition::producers::Producers;
-use ottla_protocol::batch;
 use ottla_protocol::error::ErrorCode;
 use ottla_protocol::types::{LeaderEpoch, Offset};
 use ottla_storage::{LogView, Read, Removal, StorageError};
 
+use super::Partition;
 use super::produce::storage_code;
-use super::{Partition, Refused};
 use crate::api::Wakeup;
 
 /// The ends of a partition as its clients see them.
@@ -161,78 +160,7 @@ impl Partition {
         }
         state.log.as_ref().map_or(0, |log| log.size_bytes())
     }
-
-    /// Finds the first record at or after a timestamp: timestamp, offset. Blocks: not for long logs on a worker.
-    ///
-    /// # Errors
-    /// Unreadable bytes on the way.
-    pub fn find_timestamp(
-        view: &LogView,
-        end: Offset,
-        wanted: i64,
-    ) -> Result<Option<(i64, Offset)>, Refused> {
-        let failed = |error: StorageError| Refused {
-            code: storage_code(&error),
-            message: Some(error.to_string()),
-            record: None,
-        };
-        for summary in view.summaries() {
-            let summary = summary.map_err(failed)?;
-            if summary.max_timestamp < wanted {
-                continue;
-            }
-            let mut from = summary.base.max(view.start_offset());
-            while from < summary.end.min(end) {
-                let slices = view.read(from, SEARCH_BYTES).map_err(failed)?;
-                let before = from;
-                for slice in &slices {
-                    for found in batch::batches(slice.bytes()) {
-                        let found = found.map_err(|error| Refused::from(error.code()))?;
-                        from = found.header().next_offset();
-                        if found.header().max_timestamp < wanted {
-                            continue;
-                        }
-                        let unpacked =
-                            found.uncompressed(UNPACKED_MAX).map_err(|error| Refused::from(error.code()))?;
-                        for record in found.records(&unpacked) {
-                            let record = record.map_err(|error| Refused::from(error.code()))?;
-                            if record.timestamp >= wanted && record.offset >= view.start_offset() {
-                                return Ok((record.offset < end).then_some((record.timestamp, record.offset)));
-                            }
-                        }
-                    }
-                }
-                if from == before {
-                    break;
-                }
-            }
-        }
-        Ok(None)
-    }
-
-    /// The record with the largest timestamp below `end`: timestamp, offset (KIP-734).
-    ///
-    /// # Errors
-    /// Unreadable bytes on the way.
-    pub fn find_max_timestamp(view: &LogView, end: Offset) -> Result<Option<(i64, Offset)>, Refused> {
-        let mut largest = None;
-        for summary in view.summaries() {
-            let summary = summary.map_err(|error| Refused::from(storage_code(&error)))?;
-            if summary.base < end && largest.is_none_or(|largest| summary.max_timestamp > largest) {
-                largest = Some(summary.max_timestamp);
-            }
-        }
-        match largest {
-            Some(largest) if largest >= 0 => Self::find_timestamp(view, end, largest),
-            _ => Ok(None),
-        }
-    }
 }
-
-/// Bytes read at once in a search.
-const SEARCH_BYTES: usize = 1 << 20;
-/// A stored batch was bounded when it was appended; this only guards against damage.
-const UNPACKED_MAX: usize = 1 << 30;
 
 impl super::State {
     /// After a crash the end is known once what it left is on the disk again: until then clients are told to ask again (KIP-207).
