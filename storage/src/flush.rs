@@ -13,6 +13,9 @@ use crate::segment::Segment;
 
 /// So many flushed bytes without a save of the active segment's index, and it is saved.
 const INDEX_SAVE_BYTES: u64 = 16 << 20;
+/// So many appended bytes without a sync of the journal, and a flush does it: a restart scans little more than this of each log, even
+/// if nobody else ever syncs the journal.
+const JOURNAL_SYNC_BYTES: u64 = 16 << 20;
 
 /// What is to be synced, taken under the partition's lock, synced without it.
 #[derive(Debug)]
@@ -25,7 +28,11 @@ pub struct FlushTicket {
     dirs: Vec<PathBuf>,
     /// Save the index of the active segment.
     save_index: bool,
-    journal: Option<(Arc<Journal>, JournalSequence)>,
+    journal: Arc<Journal>,
+    /// Nothing is flushed before the journal says this much.
+    journal_first: Option<JournalSequence>,
+    /// The journal has not heard of this log for long.
+    journal_due: bool,
 }
 
 impl FlushTicket {
@@ -38,10 +45,8 @@ impl FlushTicket {
     /// Syncs the files, and the directory if names are new. Blocks: for flusher threads, without the partition's lock. Never to be
     /// called again after an error.
     pub fn sync(&self) -> io::Result<()> {
-        if let Some((journal, sequence)) = &self.journal
-            && journal.synced() < *sequence
-        {
-            journal.sync().map_err(io::Error::other)?;
+        if self.journal_first.is_some_and(|sequence| self.journal.synced() < sequence) {
+            self.journal.sync().map_err(io::Error::other)?;
         }
         for dirty in &self.dirty {
             dirty.opened.file().sync_data()?;
@@ -60,6 +65,12 @@ impl FlushTicket {
             if segment.is_sealed() || self.save_index {
                 segment.save_index();
             }
+        }
+        if self.journal_due
+            && let Err(error) = self.journal.sync()
+        {
+            // It knows an older durable end of this log, so that a restart scans more.
+            tracing::warn!("the journal falls behind: {error}");
         }
         Ok(())
     }
@@ -85,6 +96,8 @@ pub(crate) struct FlushState {
     /// Where the active segment's index was saved last.
     index_saved: (Offset, u64),
     journal_first: Option<JournalSequence>,
+    /// Bytes appended since a flush synced the journal.
+    unjournaled_bytes: u64,
 }
 
 impl FlushState {
@@ -98,6 +111,7 @@ impl FlushState {
             under_way: None,
             index_saved,
             journal_first: None,
+            unjournaled_bytes: 0,
         }
     }
 
@@ -109,6 +123,10 @@ impl FlushState {
         if self.dirty.last().is_none_or(|last| !Arc::ptr_eq(&last.segment, segment)) {
             self.dirty.push(Dirty { segment: Arc::clone(segment), opened: Arc::clone(opened) });
         }
+    }
+
+    pub(crate) fn note_appended(&mut self, bytes: usize) {
+        self.unjournaled_bytes += bytes as u64;
     }
 
     pub(crate) fn note_names(&mut self, dir: PathBuf) {
@@ -165,8 +183,22 @@ impl FlushState {
             self.index_saved = (durable.segment, durable.position);
         }
         let (dirty, dirs) = (std::mem::take(&mut self.dirty), std::mem::take(&mut self.dirs));
-        let journal = self.journal_first.take().map(|sequence| (Arc::clone(journal), sequence));
-        Some(FlushTicket { disk: Arc::clone(disk), end, durable, dirty, dirs, save_index, journal })
+        let journal_due = self.unjournaled_bytes >= JOURNAL_SYNC_BYTES
+            || dirty.iter().any(|dirty| dirty.segment.is_sealed());
+        if journal_due {
+            self.unjournaled_bytes = 0;
+        }
+        Some(FlushTicket {
+            disk: Arc::clone(disk),
+            end,
+            durable,
+            dirty,
+            dirs,
+            save_index,
+            journal: Arc::clone(journal),
+            journal_first: self.journal_first.take(),
+            journal_due,
+        })
     }
 
     /// Notes a sync that succeeded; returns the durable point to journal, unless the log was cut below it since.

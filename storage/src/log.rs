@@ -224,6 +224,7 @@ impl Log {
             self.first_timestamp = Some(timestamp);
         }
         self.flush.note_dirty(&segment, &opened);
+        self.flush.note_appended(batches.len());
         self.end = last.next();
         let mut news = false;
         for head in heads {

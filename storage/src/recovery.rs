@@ -28,6 +28,8 @@ use crate::logdir::LastStop;
 use crate::removal::unlink;
 use crate::segment::{Found, Segment, parse_file_name, read_exactly};
 
+/// How much is read at a time.
+const SCAN_BYTES: u64 = 1 << 20;
 /// Files that were being written when the process stopped.
 const UNFINISHED: [&str; 2] = [".compacting", ".tmp"];
 
@@ -285,11 +287,10 @@ impl Opening<'_> {
         let mut wrong = None;
         if position < file.len {
             let opened = segment.open()?;
-            let mut scan = Scan { opened: &opened, segment: &segment, len: file.len, at: position };
-            let mut buffer = Vec::new();
+            let mut scan = Scan::new(&opened, &segment, file.len, position);
             // Where the next file's first offset is reached, the rest does not exist, whatever it is.
             while scan.at < file.len && stop != Some(self.end) {
-                match scan.next(&mut buffer, self.end, &self.epochs) {
+                match scan.next(self.end, &self.epochs) {
                     Ok(head) if stop.is_some_and(|stop| head.last >= stop) => {
                         let reason = format!(
                             "a batch of offsets {} to {} spans the next file's first",
@@ -389,31 +390,35 @@ impl Opening<'_> {
     }
 }
 
+/// Reads a file's batches one after the other, checked.
 struct Scan<'a> {
     opened: &'a Opened,
     segment: &'a Segment,
     len: u64,
     at: u64,
+    /// Bytes of the file from `window_start` on.
+    window: Vec<u8>,
+    window_start: u64,
 }
 
-impl Scan<'_> {
-    /// The batch at the scan's position, checked: it is whole, its checksum is right, and it continues the log.
-    fn next(&self, buffer: &mut Vec<u8>, end: Offset, epochs: &EpochHistory) -> Result<Head, Wrong> {
+impl<'a> Scan<'a> {
+    fn new(opened: &'a Opened, segment: &'a Segment, len: u64, at: u64) -> Self {
+        Self { opened, segment, len, at, window: Vec::new(), window_start: at }
+    }
+
+    /// The batch at the scan's position: it is whole, its checksum is right, and it continues the log.
+    fn next(&mut self, end: Offset, epochs: &EpochHistory) -> Result<Head, Wrong> {
         let wrong = |reason: String| Wrong { reason, unfinished: false };
         let unfinished = |reason: String| Wrong { reason, unfinished: true };
         let left = self.len - self.at;
         if left < HEAD_LEN as u64 {
             return Err(unfinished(format!("the file ends {left} bytes into a batch")));
         }
-        let mut head = [0; HEAD_LEN];
-        self.read(&mut head, self.at).map_err(wrong)?;
-        let head = Head::parse(&head).map_err(wrong)?;
+        let head = Head::parse(self.bytes(HEAD_LEN).map_err(wrong)?).map_err(wrong)?;
         if head.size > left {
             return Err(unfinished(format!("the file ends {left} bytes into a batch of {}", head.size)));
         }
-        buffer.resize(head.size as usize, 0);
-        self.read(buffer, self.at).map_err(wrong)?;
-        if !is_sound(buffer) {
+        if !is_sound(self.bytes(head.size as usize).map_err(wrong)?) {
             return Err(wrong("a batch's checksum does not match".to_owned()));
         }
         if head.base < end {
@@ -429,8 +434,17 @@ impl Scan<'_> {
         Ok(head)
     }
 
-    fn read(&self, into: &mut [u8], position: u64) -> Result<(), String> {
-        read_exactly(&**self.opened.file(), into, position)
-            .map_err(|error| format!("cannot read {}: {error}", self.segment.path().display()))
+    /// The next `len` bytes, which the file has.
+    fn bytes(&mut self, len: usize) -> Result<&[u8], String> {
+        let mut at = (self.at - self.window_start) as usize;
+        if at + len > self.window.len() {
+            let left = self.len - self.at;
+            self.window.resize((SCAN_BYTES.max(len as u64)).min(left) as usize, 0);
+            self.window_start = self.at;
+            at = 0;
+            read_exactly(&**self.opened.file(), &mut self.window, self.at)
+                .map_err(|error| format!("cannot read {}: {error}", self.segment.path().display()))?;
+        }
+        Ok(&self.window[at..at + len])
     }
 }
