@@ -11,7 +11,7 @@ use ottla_protocol::types::{Offset, ProducerEpoch, ProducerId, Uuid};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use super::model::read_all;
+use super::model::{read, read_all};
 use crate::memory::Crash;
 use crate::{
     BatchFate, Cleaner, LastStop, Log, LogDir, LogOptions, MemoryDisk, Read, StorageError, Tombstones,
@@ -279,7 +279,7 @@ fn a_crash_during_compaction_leaves_old_or_new_and_loses_nothing() {
         let before = records_of(&read_all(&log).expect("sound"));
         let end = log.flushed_end();
         let tombstones = Tombstones { now_ms: 0, retention_ms: 1_000 };
-        disk.stop_after(rng.random_range(0..25));
+        disk.stop_after(rng.random_range(0..160));
         for _ in 0..3 {
             let _stopped = compact(&mut log, tombstones)
                 .and_then(|_| append(&mut rng, &mut log))
@@ -291,6 +291,15 @@ fn a_crash_during_compaction_leaves_old_or_new_and_loses_nothing() {
         assert!(log.end_offset() >= end, "seed {seed} {crash:?}: ends at {}", log.end_offset());
         let bytes = read_all(&log).unwrap_or_else(|error| panic!("seed {seed} {crash:?}: {error}"));
         let found = records_of(&bytes);
+        for _ in 0..20 {
+            let from = Offset(rng.random_range(log.start_offset().0..log.end_offset().0));
+            let part = read(&log, from, log.end_offset(), 1, true)
+                .unwrap_or_else(|error| panic!("seed {seed} {crash:?}, from {from}: {error}"));
+            let (first, _) = RecordBatch::parse(&part).expect("a batch at any offset");
+            let before =
+                found.iter().filter(|record| record.0 >= from && record.0 < first.header().base_offset);
+            assert_eq!(before.count(), 0, "seed {seed}: no record is passed over");
+        }
         let flushed: Vec<_> = found.iter().filter(|record| record.0 < end).collect();
         assert!(flushed.iter().all(|record| before.contains(record)), "seed {seed}: nothing is new");
         let mut latest = BTreeMap::new();

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ottla_protocol::types::{Offset, Uuid};
+use ottla_protocol::types::{LeaderEpoch, Offset, Uuid};
 
-use super::batches::single;
+use super::batches::{batch, single};
 use super::model::{OPTIONS, read, read_all};
 use crate::memory::Crash;
 use crate::{Disk, Log, LogDir, LogOptions, MemoryDisk, StorageError};
@@ -150,6 +150,28 @@ fn after_a_kill_a_bad_batch_past_the_durable_end_is_damage_and_an_unfinished_one
     assert_eq!(recovery.scanned_bytes, 561);
     log.append(&single(101, 0, 1), 0).expect("the log goes on");
     assert_eq!(read_all(&log).expect("sound").len(), 100 * 161 + 561 + 62);
+}
+
+#[test]
+fn an_epoch_whose_records_were_lost_does_not_condemn_older_ones_that_take_their_place() {
+    let disk = MemoryDisk::new();
+    let (dir, mut log, _) = open(&disk, OPTIONS);
+    let in_epoch = |base, epoch| batch(Offset(base), 1, LeaderEpoch(epoch), 0, 100);
+    log.append(&in_epoch(0, 1), 0).expect("append");
+    flush(&mut log);
+    log.append(&in_epoch(1, 1), 0).expect("append");
+    log.assign_epoch(LeaderEpoch(3));
+    dir.journal().sync().expect("sync");
+    let lost = (0..100).map(|seed| disk.after_crash(Crash::PowerLoss, seed));
+    let lost = lost
+        .into_iter()
+        .find(|left| open(&left.after_crash(Crash::Kill, 0), OPTIONS).1.end_offset() == Offset(1));
+    let disk = lost.expect("a power loss that takes the second batch");
+    let (_dir, mut log, _) = open(&disk, OPTIONS);
+    log.append(&in_epoch(1, 2), 0).expect("from the leader of epoch 4, whose history has epoch 2 here");
+    log.append(&in_epoch(2, 2), 0).expect("append");
+    let (_dir, log, recovery) = open(&disk.after_crash(Crash::Kill, 0), OPTIONS);
+    assert_eq!((recovery.damage, recovery.cut, log.end_offset()), (None, None, Offset(3)));
 }
 
 #[test]
