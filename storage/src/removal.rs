@@ -49,13 +49,20 @@ impl Removal {
     /// Syncs the journal, so that a restart does not miss what is removed, and removes. Blocks.
     pub fn run(self) -> Result<(), StorageError> {
         self.journal.sync()?;
-        if let Some(successor) = &self.successor {
+        let sync_names = |successor: &Arc<Segment>| {
             let dir = successor.path().parent().unwrap_or(Path::new(""));
-            self.disk.sync_dir(dir).map_err(|error| StorageError::io("sync", dir, error))?;
+            self.disk.sync_dir(dir).map_err(|error| StorageError::io("sync", dir, error))
+        };
+        if let Some(successor) = &self.successor {
+            sync_names(successor)?;
             successor.save_index();
         }
         for segment in &self.segments {
             unlink(&self.disk, segment)?;
+            if let Some(successor) = &self.successor {
+                // What the successor shows ends where the first old file begins, so a later one must not go before an earlier one.
+                sync_names(successor)?;
+            }
         }
         if let Some(dir) = &self.dir {
             self.disk.remove_dir_all(dir).map_err(|error| StorageError::io("remove", dir, error))?;

@@ -11,6 +11,7 @@ use ottla_protocol::types::{Offset, ProducerEpoch, ProducerId, Uuid};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
+use super::crash::crash_points;
 use super::model::{read, read_all};
 use crate::memory::Crash;
 use crate::{
@@ -265,12 +266,18 @@ fn a_corrupt_batch_stops_compaction_and_nothing_is_lost() {
 
 #[test]
 fn a_crash_during_compaction_leaves_old_or_new_and_loses_nothing() {
-    for seed in 0..1_500 {
+    for seed in 0..crash_points(1_000) {
         let mut rng = SmallRng::seed_from_u64(seed);
         let disk = MemoryDisk::new();
         let (dir, mut log) = open(&disk);
         for _ in 0..60 {
             append(&mut rng, &mut log).expect("append");
+            if rng.random_range(0..8) == 0 {
+                flush(&mut log).expect("flush");
+                if rng.random() {
+                    dir.journal().sync().expect("sync");
+                }
+            }
         }
         flush(&mut log).expect("flush");
         if rng.random() {

@@ -13,7 +13,11 @@ use crate::{LogDir, MemoryDisk};
 
 /// Set higher for a longer run.
 const POINTS_VARIABLE: &str = "OTTLA_CRASH_POINTS";
-const POINTS: u64 = 10_000;
+
+/// How many crashes to play.
+pub(crate) fn crash_points(usual: u64) -> u64 {
+    std::env::var(POINTS_VARIABLE).ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
+}
 
 /// What must survive: the model up to the flushed end.
 struct Promise {
@@ -23,7 +27,7 @@ struct Promise {
 
 #[test]
 fn random_crash_points_lose_nothing_that_was_flushed() {
-    let points = std::env::var(POINTS_VARIABLE).ok().and_then(|text| text.parse().ok()).unwrap_or(POINTS);
+    let points = crash_points(10_000);
     let mut torn = 0;
     for seed in 0..points {
         torn += u64::from(crash_once(seed));
