@@ -271,6 +271,9 @@ impl Session {
     /// The tick at which [`Session::on_tick`] has something to do.
     #[must_use]
     pub fn next_deadline_ms(&self) -> Option<u64> {
+        if self.is_over().is_some() {
+            return None;
+        }
         let parked = self.slots.iter().filter_map(|slot| match slot {
             Slot::Parked(slot) => Some(slot.parked.deadline_ms()),
             _ => None,

@@ -317,6 +317,22 @@ fn a_half_closed_connection_gets_its_answers_and_ends() {
 }
 
 #[test]
+fn a_stopping_broker_gives_owed_answers_a_little_time_and_no_more() {
+    let mut rig = Rig::new();
+    rig.request(LATER + 1);
+    rig.request(PARK + 2);
+    rig.session.on_stop(&rig.node);
+    assert!(!rig.session.wants_bytes());
+    assert_eq!(rig.session.next_deadline_ms(), Some(rig.session.limits.stop_grace_ms));
+    rig.advance(rig.session.limits.stop_grace_ms);
+    assert!(matches!(rig.session.is_over(), Some(Ending::Stopping)));
+    assert_eq!(rig.session.next_deadline_ms(), None, "what is over is due no more");
+    // The answer that comes too late finds nobody.
+    rig.complete(LATER + 1);
+    assert_eq!(rig.ids(), [] as [i32; 0]);
+}
+
+#[test]
 fn idle_slow_and_stalled_connections_end() {
     let idle_ms = Limits::default().idle_ms.expect("finite");
     let mut rig = Rig::new();
