@@ -1,6 +1,7 @@
 //! The command line. `ottla` alone serves.
 
 mod banner;
+mod cluster;
 mod data_dir;
 mod logging;
 mod serve;
@@ -25,6 +26,9 @@ struct CommandLine {
 enum Command {
     /// Run a node until it is told to stop.
     Serve(serve::Arguments),
+    /// Run nodes as child processes, and stop, kill and start them.
+    #[command(subcommand)]
+    Cluster(cluster::Arguments),
 }
 
 /// Parses the process's arguments and does what they say.
@@ -33,6 +37,7 @@ pub fn run() -> ExitCode {
     let line = CommandLine::parse();
     let outcome = match line.command {
         Some(Command::Serve(serve)) => serve::run(serve),
+        Some(Command::Cluster(cluster)) => cluster::run(cluster),
         None => serve::run(line.serve),
     };
     match outcome {

@@ -12,12 +12,12 @@ use super::Partition;
 
 /// What a pass of the cleaner works on.
 #[derive(Debug)]
-pub struct CleaningPlan {
-    pub view: LogView,
-    pub producers: Producers,
-    pub dirty_from: Offset,
-    pub dirty_to: Offset,
-    pub delete_retention_ms: i64,
+pub(crate) struct CleaningPlan {
+    pub(crate) view: LogView,
+    pub(crate) producers: Producers,
+    pub(crate) dirty_from: Offset,
+    pub(crate) dirty_to: Offset,
+    pub(crate) delete_retention_ms: i64,
 }
 
 impl Partition {
