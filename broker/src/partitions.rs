@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-use ottla_machine::controller::image::Image;
+use ottla_machine::controller::image::{Image, PartitionState};
 use ottla_protocol::types::{NodeId, TopicId};
 use ottla_storage::{LogDir, StorageError};
 
@@ -139,7 +139,7 @@ impl Partitions {
                             *id,
                             Arc::clone(&topic.name),
                             i32::try_from(index).expect("a topic has fewer than 2^31 partitions"),
-                            placed.clone(),
+                            PartitionState::clone(placed),
                             Arc::clone(&config),
                             Arc::clone(&self.log_dir),
                             Arc::clone(&self.flusher),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ottla_protocol::types::{BrokerEpoch, ProducerId};
 
 use super::command::{Answer, Command, ConfigRules, Registration};
-use super::image::{Broker, Image};
+use super::image::{Broker, Image, PartitionState};
 use super::record::Record;
 use super::{configs, topics};
 use crate::env::Env;
@@ -79,7 +79,7 @@ fn register(image: &Image, registration: &Registration) -> Decision {
     for topic in image.topics.values() {
         for (index, partition) in topic.partitions.iter().enumerate() {
             if partition.leader == registration.id {
-                let mut state = partition.clone();
+                let mut state = PartitionState::clone(partition);
                 state.leader_epoch.0 += 1;
                 state.partition_epoch.0 += 1;
                 let index = topics::index_of(index);

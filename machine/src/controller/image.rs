@@ -64,8 +64,8 @@ pub struct Endpoint {
 pub struct Topic {
     pub id: TopicId,
     pub name: Arc<str>,
-    /// By index; never sparse.
-    pub partitions: Vector<PartitionState>,
+    /// By index; never sparse. The vector's chunks have room for 64 elements however few there are: small ones keep topics cheap.
+    pub partitions: Vector<Arc<PartitionState>>,
 }
 
 /// Who holds and who leads one partition.
@@ -197,7 +197,7 @@ impl Image {
 impl Topic {
     #[must_use]
     pub fn partition(&self, index: PartitionIndex) -> Option<&PartitionState> {
-        self.partitions.get(usize::try_from(index.0).ok()?)
+        self.partitions.get(usize::try_from(index.0).ok()?).map(|state| &**state)
     }
 
     /// Kafka's own topics, which clients may read but not write: `__consumer_offsets` and its kin.

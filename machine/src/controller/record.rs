@@ -140,9 +140,9 @@ impl Image {
         let count = partitions.len();
         match usize::try_from(index.0) {
             Ok(at) if at < count => {
-                partitions.set(at, state.clone());
+                partitions.set(at, Arc::new(state.clone()));
             }
-            Ok(at) if at == count => partitions.push_back(state.clone()),
+            Ok(at) if at == count => partitions.push_back(Arc::new(state.clone())),
             _ => return Err(ApplyError::PartitionOutOfOrder { topic, index, count }),
         }
         Ok(())
@@ -177,7 +177,7 @@ impl Image {
             let partitions = (0..).zip(topic.partitions.iter()).map(|(index, state)| Record::Partition {
                 topic: topic.id,
                 index: PartitionIndex(index),
-                state: state.clone(),
+                state: PartitionState::clone(state),
             });
             std::iter::once(head).chain(partitions)
         });
