@@ -3,9 +3,9 @@
 use std::fmt::Write as _;
 
 use crate::model::{Field, Message, Struct, Type};
-use crate::versions::Test;
+use crate::versions::{Test, uses_version};
 
-pub fn write_decode(out: &mut String, message: &Message, structure: &Struct) {
+pub(crate) fn write_decode(out: &mut String, message: &Message, structure: &Struct) {
     let flexible = message.valid.test_of(message.flexible);
     let mut body = String::new();
     for field in structure.fields.iter().filter(|field| field.tag.is_none()) {
@@ -14,7 +14,7 @@ pub fn write_decode(out: &mut String, message: &Message, structure: &Struct) {
     body.push_str(&flexible.around(&tags(message, structure)));
 
     let (make, binding) = if body.contains("m.") { ("let mut m", "m") } else { ("let m", "m") };
-    let version = if body.contains("version") { "version" } else { "_version" };
+    let version = if uses_version(&body) { "version" } else { "_version" };
     let reader = if body.contains("r.") || body.contains("(r,") { "r" } else { "_r" };
     let _ = writeln!(
         out,

@@ -6,7 +6,7 @@ use crate::naming::snake_case;
 use crate::versions::Range;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     Request,
     Response,
     Header,
@@ -28,7 +28,7 @@ impl Kind {
         }
     }
 
-    pub fn words(self) -> &'static str {
+    pub(crate) fn words(self) -> &'static str {
         match self {
             Self::Request => "request",
             Self::Response => "response",
@@ -41,7 +41,7 @@ impl Kind {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Type {
+pub(crate) enum Type {
     Bool,
     Int8,
     Int16,
@@ -79,7 +79,7 @@ impl Type {
     }
 
     /// The Rust type, not yet wrapped in `Option`.
-    pub fn rust(&self) -> String {
+    pub(crate) fn rust(&self) -> String {
         match self {
             Self::Array(element) => format!("Vec<{}>", element.rust()),
             Self::Struct(name) => name.clone(),
@@ -91,7 +91,7 @@ impl Type {
     }
 
     /// For a type of fixed size: the method of `Reader` and `Writer`, and the Rust type.
-    pub fn scalar(&self) -> Option<(&'static str, &'static str)> {
+    pub(crate) fn scalar(&self) -> Option<(&'static str, &'static str)> {
         Some(match self {
             Self::Bool => ("bool", "bool"),
             Self::Int8 => ("i8", "i8"),
@@ -107,22 +107,22 @@ impl Type {
 }
 
 #[derive(Clone, Debug)]
-pub struct Field {
-    pub name: String,
-    pub ty: Type,
+pub(crate) struct Field {
+    pub(crate) name: String,
+    pub(crate) ty: Type,
     /// Already cut to the versions of the message.
-    pub versions: Range,
-    pub nullable: Option<Range>,
+    pub(crate) versions: Range,
+    pub(crate) nullable: Option<Range>,
     /// Set for a tagged field; it is tagged in all of its versions.
-    pub tag: Option<u32>,
-    pub default: Default,
+    pub(crate) tag: Option<u32>,
+    pub(crate) default: Default,
     /// The header's client id keeps the old form in every version (KIP-511).
-    pub never_flexible: bool,
-    pub ignorable: bool,
+    pub(crate) never_flexible: bool,
+    pub(crate) ignorable: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Default {
+pub(crate) enum Default {
     /// Zero, false or empty.
     Natural,
     Null,
@@ -131,12 +131,12 @@ pub enum Default {
 }
 
 impl Field {
-    pub fn is_option(&self) -> bool {
+    pub(crate) fn is_option(&self) -> bool {
         self.nullable.is_some()
     }
 
     /// As a Rust expression.
-    pub fn default_expression(&self) -> String {
+    pub(crate) fn default_expression(&self) -> String {
         let natural = match &self.ty {
             Type::Struct(name) => format!("{name}::default()"),
             Type::Array(_) => "Vec::new()".to_owned(),
@@ -157,7 +157,7 @@ impl Field {
     }
 
     /// Whether `#[derive(Default)]` gives the field's default.
-    pub fn default_is_derived(&self) -> bool {
+    pub(crate) fn default_is_derived(&self) -> bool {
         match self.default {
             Default::Natural => !self.is_option(),
             Default::Null => true,
@@ -167,23 +167,23 @@ impl Field {
 }
 
 #[derive(Clone, Debug)]
-pub struct Struct {
-    pub name: String,
-    pub fields: Vec<Field>,
+pub(crate) struct Struct {
+    pub(crate) name: String,
+    pub(crate) fields: Vec<Field>,
 }
 
 #[derive(Clone, Debug)]
-pub struct Message {
-    pub name: String,
-    pub kind: Kind,
-    pub api_key: Option<i16>,
-    pub valid: Range,
-    pub flexible: Option<Range>,
+pub(crate) struct Message {
+    pub(crate) name: String,
+    pub(crate) kind: Kind,
+    pub(crate) api_key: Option<i16>,
+    pub(crate) valid: Range,
+    pub(crate) flexible: Option<Range>,
     structs: Vec<Struct>,
 }
 
 impl Message {
-    pub fn from_json(raw: &Value) -> Self {
+    pub(crate) fn from_json(raw: &Value) -> Self {
         let name = text(raw, "name").to_owned();
         let valid =
             Range::parse(text(raw, "validVersions")).expect("messages without versions were left out");
@@ -205,7 +205,7 @@ impl Message {
     }
 
     /// The message's own struct first.
-    pub fn structures(&self) -> &[Struct] {
+    pub(crate) fn structures(&self) -> &[Struct] {
         &self.structs
     }
 

@@ -4,7 +4,7 @@ const KEYWORDS: &[&str] =
     &["type", "match", "ref", "self", "move", "in", "where", "use", "loop", "as", "fn", "mod"];
 
 /// `TopicName` and `topicName` to `topic_name`; a keyword gets a trailing underscore.
-pub fn snake_case(name: &str) -> String {
+pub(crate) fn snake_case(name: &str) -> String {
     let letters: Vec<char> = name.chars().collect();
     let mut out = String::with_capacity(name.len() + 4);
     for (i, letter) in letters.iter().enumerate() {

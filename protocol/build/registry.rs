@@ -5,9 +5,12 @@ use std::fmt::Write as _;
 use crate::model::{Kind, Message};
 use crate::naming::snake_case;
 
+/// What Kafka 4.1.0 had no messages for.
+const NEWER_THAN_THEIRS: &str = "StreamsGroup";
+
 /// For each API key: the versions of its request's schema, and the first flexible one.
-pub fn schema_versions(messages: &[Message]) -> String {
-    let mut out = String::from("pub(crate) const SCHEMA_VERSIONS: &[SchemaVersions] = &[\n");
+pub(crate) fn schema_versions(messages: &[Message]) -> String {
+    let mut out = String::from("const SCHEMA_VERSIONS: &[SchemaVersions] = &[\n");
     for request in messages.iter().filter(|message| message.kind == Kind::Request) {
         let response = messages
             .iter()
@@ -32,17 +35,14 @@ pub fn schema_versions(messages: &[Message]) -> String {
     out
 }
 
-pub fn codecs(messages: &[Message], records: &[Message]) -> String {
+pub(crate) fn codecs(messages: &[Message], records: &[Message]) -> String {
     let mut out = String::from("pub const CODECS: &[Codec] = &[\n");
     for (file, group) in [("messages", messages), ("records", records)] {
         for message in group {
             let name = &message.name;
             let module = snake_case(name);
-            let _ = writeln!(
-                out,
-                "codec::<ottla_protocol::{file}::{module}::{name}>(\"{}\"),",
-                message.kind.words()
-            );
+            let is_request = message.kind == Kind::Request;
+            let _ = writeln!(out, "codec::<ottla_protocol::{file}::{module}::{name}>({is_request}),");
         }
     }
     out.push_str("];\n");
@@ -50,9 +50,9 @@ pub fn codecs(messages: &[Message], records: &[Message]) -> String {
 }
 
 /// The messages that the `kafka-protocol` crate, generated from Kafka 4.1.0, has as well.
-pub fn codecs_of_kafka_protocol(messages: &[Message]) -> String {
-    let mut out = String::from("pub const THEIRS: &[Theirs] = &[\n");
-    for message in messages {
+pub(crate) fn codecs_of_kafka_protocol(messages: &[Message]) -> String {
+    let mut out = String::from("const THEIRS: &[Theirs] = &[\n");
+    for message in messages.iter().filter(|message| !message.name.starts_with(NEWER_THAN_THEIRS)) {
         let name = &message.name;
         let _ = writeln!(out, "theirs::<kafka_protocol::messages::{name}>(\"{name}\"),");
     }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use crate::model::{Field, Message, Struct};
 use crate::versions::Range;
 
-pub fn write_struct(out: &mut String, message: &Message, structure: &Struct) {
+pub(crate) fn write_struct(out: &mut String, message: &Message, structure: &Struct) {
     let derived = structure.fields.iter().all(Field::default_is_derived);
     let default = if derived { ", Default" } else { "" };
     let _ = writeln!(out, "#[derive(Clone, Debug, PartialEq{default})]\npub struct {} {{", structure.name);

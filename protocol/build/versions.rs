@@ -1,15 +1,15 @@
 //! Ranges of versions, as the tables write them: `3`, `0-7`, `9+`, `none`.
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Range {
-    pub min: i16,
+pub(crate) struct Range {
+    pub(crate) min: i16,
     /// `i16::MAX` for "and all later ones".
-    pub max: i16,
+    pub(crate) max: i16,
 }
 
 impl Range {
     /// `None` for `none`.
-    pub fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let number = |digits: &str| {
             digits.parse::<i16>().unwrap_or_else(|_| panic!("not a range of versions: {text}"))
         };
@@ -23,13 +23,13 @@ impl Range {
         Some(Self { min: number(min), max: number(max) })
     }
 
-    pub fn intersect(self, other: Self) -> Option<Self> {
+    pub(crate) fn intersect(self, other: Self) -> Option<Self> {
         let both = Self { min: self.min.max(other.min), max: self.max.min(other.max) };
         (both.min <= both.max).then_some(both)
     }
 
     /// The test for "`version` lies in `range`", where it is already known to lie in `self`.
-    pub fn test_of(self, range: Option<Self>) -> Test {
+    pub(crate) fn test_of(self, range: Option<Self>) -> Test {
         let Some(both) = range.and_then(|range| range.intersect(self)) else { return Test::Never };
         match (both.min > self.min, both.max < self.max) {
             (false, false) => Test::Always,
@@ -42,7 +42,7 @@ impl Range {
 
 /// When a field is there, may be null, or is written in the flexible form.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Test {
+pub(crate) enum Test {
     Always,
     Never,
     When(String),
@@ -50,7 +50,7 @@ pub enum Test {
 
 impl Test {
     /// As a Rust expression of type `bool`.
-    pub fn expression(&self) -> &str {
+    pub(crate) fn expression(&self) -> &str {
         match self {
             Self::Always => "true",
             Self::Never => "false",
@@ -59,11 +59,21 @@ impl Test {
     }
 
     /// `body`, under this test.
-    pub fn around(&self, body: &str) -> String {
+    pub(crate) fn around(&self, body: &str) -> String {
         match self {
             Self::Always => format!("{body}\n"),
             Self::Never => String::new(),
             Self::When(text) => format!("if {text} {{ {body} }}\n"),
         }
     }
+}
+
+/// Whether generated code reads the variable `version` (and not just a field of that name).
+pub(crate) fn uses_version(code: &str) -> bool {
+    code.match_indices("version").any(|(at, word)| {
+        let before = code[..at].chars().next_back();
+        let after = code[at + word.len()..].chars().next();
+        let is_name = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric() || c == '_');
+        before != Some('.') && !is_name(before) && !is_name(after)
+    })
 }

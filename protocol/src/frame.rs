@@ -12,7 +12,7 @@ pub const LENGTH_BYTES: usize = 4;
 /// What every request begins with, whatever its version: key, version, correlation id.
 pub const PREFIX_BYTES: usize = 8;
 
-pub(crate) struct SchemaVersions {
+struct SchemaVersions {
     api_key: i16,
     min: i16,
     max: i16,

@@ -3,8 +3,6 @@
 //! One module per message holds its structs, named as in Kafka; the message itself is also here, such as
 //! [`MetadataRequest`]. `Default` gives Kafka's defaults. Strings and bytes of a decoded message are slices of its frame.
 
-#![allow(unused_variables, reason = "a generated struct may have no field that depends on the version")]
-
 mod prelude {
     pub(super) use bytes::Bytes;
     pub(super) use bytestring::ByteString;

@@ -3,8 +3,6 @@
 //!
 //! A stored key begins with its record type (an `int16`, [`Message::API_KEY`]), a stored value and a member's data with their version.
 
-#![allow(unused_variables, reason = "a generated struct may have no field that depends on the version")]
-
 use bytes::Bytes;
 
 use crate::wire::{DecodeError, Message, Reader, Writer};
