@@ -1,7 +1,8 @@
 //! The log alone, on the real disk, single-threaded: what an append, a read and an opening cost.
 //!
 //! `OTTLA_BENCH_DIR` names the directory to work in (by default the one for temporary files; a tmpfs shows the code's cost, a disk
-//! the system's), `OTTLA_BENCH_LOG_BYTES` the size of the log that is opened (by default 1 GiB).
+//! the system's), `OTTLA_BENCH_LOG_BYTES` the size of the log that is opened (by default 1 GiB). With `OTTLA_BENCH_COLD` set, and as
+//! root, the page cache is emptied before each opening.
 
 use std::hint::black_box;
 use std::path::PathBuf;
@@ -97,9 +98,15 @@ fn read(c: &mut Criterion) {
     group.finish();
 }
 
+fn forget_pages() {
+    if std::env::var_os("OTTLA_BENCH_COLD").is_some() {
+        std::fs::write("/proc/sys/vm/drop_caches", "3").expect("only root may");
+    }
+}
+
 fn recovery(c: &mut Criterion) {
     let mut group = c.benchmark_group("recovery");
-    group.sample_size(20);
+    group.sample_size(10);
     let wanted = std::env::var("OTTLA_BENCH_LOG_BYTES").ok().and_then(|text| text.parse().ok());
     let wanted: u64 = wanted.unwrap_or(1 << 30);
     let dir = tempfile::tempdir_in(work_dir()).expect("a temporary directory");
@@ -118,11 +125,15 @@ fn recovery(c: &mut Criterion) {
     }
     drop((log, logs));
     group.bench_function(format!("open {} MiB after a kill", wanted >> 20), |b| {
-        b.iter_batched(|| (), |()| black_box(open(&dir, LogOptions::default())), BatchSize::PerIteration);
+        b.iter_batched(
+            forget_pages,
+            |()| black_box(open(&dir, LogOptions::default())),
+            BatchSize::PerIteration,
+        );
     });
     group.bench_function("open it and read its first and last batch", |b| {
         b.iter_batched(
-            || (),
+            forget_pages,
             |()| {
                 let (logs, log) = open(&dir, LogOptions::default());
                 for from in [Offset(0), log.end_offset().plus(-1)] {

@@ -13,7 +13,7 @@ use crate::checkpoint::Checkpoint;
 use crate::disk::Disk;
 use crate::error::StorageError;
 
-const SUFFIX: &str = ".producers";
+pub(crate) const SUFFIX: &str = ".producers";
 const FILE: Checkpoint = Checkpoint { kind: "producers", version: 1 };
 
 /// The snapshots of one log, named by the offset that they stand at. All calls block; none needs the partition's lock.

@@ -25,6 +25,7 @@ use crate::index::Index;
 use crate::journal::{DurablePoint, Facts, JournalEntry};
 use crate::log::{Log, LogOptions};
 use crate::logdir::LastStop;
+use crate::producers;
 use crate::removal::unlink;
 use crate::segment::{Found, Segment, parse_file_name, read_exactly};
 
@@ -83,7 +84,8 @@ pub(crate) fn open(
 ) -> Result<(Log, Recovery), StorageError> {
     let known = entry.facts();
     let facts = known.clone().unwrap_or_else(|| Facts { owner, ..Facts::default() });
-    let (found, has_dir) = list(files, dir)?;
+    let listing = list(files, dir)?;
+    let (found, has_dir) = (listing.found, listing.has_dir);
     let durable = facts.durable.unwrap_or_else(|| {
         // Nothing was ever flushed, or nobody knows: then the log begins with its first file.
         let first = found.first().map_or(facts.log_start, |first| first.base);
@@ -137,7 +139,7 @@ pub(crate) fn open(
         journal_first: None,
         heads: Vec::new(),
     };
-    if has_dir {
+    if listing.has_snapshots {
         log.producer_snapshots().remove_above(log.end)?;
     }
     if log.failure.is_none() {
@@ -171,23 +173,33 @@ impl Log {
     }
 }
 
-/// Lists the segment files, in order, and removes what was being written.
-fn list(files: &FileCache, dir: &Path) -> Result<(Vec<FileFound>, bool), StorageError> {
+/// What is in a log's directory.
+#[derive(Default)]
+struct Listing {
+    /// Segment files, in order.
+    found: Vec<FileFound>,
+    has_dir: bool,
+    has_snapshots: bool,
+}
+
+/// Lists a log's directory, and removes what was being written.
+fn list(files: &FileCache, dir: &Path) -> Result<Listing, StorageError> {
     let entries = match files.disk().list(dir) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok((Vec::new(), false)),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Listing::default()),
         Err(error) => return Err(StorageError::io("list", dir, error)),
     };
-    let mut found = Vec::new();
+    let mut listing = Listing { has_dir: true, ..Listing::default() };
     for file in entries {
+        listing.has_snapshots |= file.name.ends_with(producers::SUFFIX);
         if let Some(base) = parse_file_name(&file.name) {
-            found.push(FileFound { base, len: file.len });
+            listing.found.push(FileFound { base, len: file.len });
         } else if UNFINISHED.iter().any(|suffix| file.name.ends_with(suffix)) {
             let path = dir.join(&file.name);
             files.disk().remove_file(&path).map_err(|error| StorageError::io("remove", &path, error))?;
         }
     }
-    Ok((found, true))
+    Ok(listing)
 }
 
 struct Opening<'a> {
