@@ -62,6 +62,11 @@ pub trait Disk: Send + Sync + fmt::Debug + 'static {
     /// is still there. `None` where that cannot be known.
     fn boot_id(&self, dir: &Path) -> Option<String>;
 
+    /// How many files may be held open for logs.
+    fn open_files_max(&self) -> usize {
+        8192
+    }
+
     /// A whole small file.
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         let file = self.open(path, OpenMode::Existing)?;

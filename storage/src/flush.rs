@@ -83,6 +83,16 @@ struct Dirty {
     opened: Arc<Opened>,
 }
 
+/// A flush that was begun.
+#[derive(Debug)]
+struct UnderWay {
+    /// The end that it covers; lowered by a truncation.
+    end: Offset,
+    /// What it is to sync, for a log that is closed before it is finished.
+    dirty: Vec<Dirty>,
+    dirs: Vec<PathBuf>,
+}
+
 /// What of a log is not on the disk yet.
 #[derive(Debug)]
 pub(crate) struct FlushState {
@@ -91,8 +101,7 @@ pub(crate) struct FlushState {
     dirs: Vec<PathBuf>,
     /// Directories that a killed process may have changed.
     suspects: Vec<PathBuf>,
-    /// The end that the flush under way covers; lowered by a truncation.
-    under_way: Option<Offset>,
+    under_way: Option<UnderWay>,
     /// Where the active segment's index was saved last.
     index_saved: (Offset, u64),
     journal_first: Option<JournalSequence>,
@@ -143,13 +152,17 @@ impl FlushState {
     /// The log now ends at `end`, and everything below that was flushed still is.
     pub(crate) fn truncate(&mut self, end: Offset) {
         self.flushed_end = self.flushed_end.min(end);
-        self.under_way = self.under_way.map(|covered| covered.min(end));
+        if let Some(under_way) = &mut self.under_way {
+            under_way.end = under_way.end.min(end);
+        }
     }
 
     /// Nothing of the log is left, and it begins again at `start`.
     pub(crate) fn restart(&mut self, start: Offset) {
         self.flushed_end = start;
-        self.under_way = self.under_way.map(|_| Offset::NONE);
+        if let Some(under_way) = &mut self.under_way {
+            under_way.end = Offset::NONE;
+        }
         self.dirty.clear();
     }
 
@@ -172,7 +185,6 @@ impl FlushState {
         if clean || self.under_way.is_some() {
             return None;
         }
-        self.under_way = Some(end);
         for dir in std::mem::take(&mut self.suspects) {
             self.note_names(dir);
         }
@@ -183,6 +195,7 @@ impl FlushState {
             self.index_saved = (durable.segment, durable.position);
         }
         let (dirty, dirs) = (std::mem::take(&mut self.dirty), std::mem::take(&mut self.dirs));
+        self.under_way = Some(UnderWay { end, dirty: dirty.clone(), dirs: dirs.clone() });
         let journal_due = self.unjournaled_bytes >= JOURNAL_SYNC_BYTES
             || dirty.iter().any(|dirty| dirty.segment.is_sealed());
         if journal_due {
@@ -201,9 +214,21 @@ impl FlushState {
         })
     }
 
+    /// Forgets the flush under way: what it was to sync is dirty again.
+    pub(crate) fn take_back(&mut self) {
+        if let Some(UnderWay { dirty, dirs, .. }) = self.under_way.take() {
+            self.dirty.extend(dirty);
+            for dir in dirs {
+                self.note_names(dir);
+            }
+        }
+    }
+
     /// Notes a sync that succeeded; returns the durable point to journal, unless the log was cut below it since.
     pub(crate) fn finish(&mut self, ticket: &FlushTicket) -> Option<DurablePoint> {
-        let covered = self.under_way.take().expect("a ticket is finished once, on the log that gave it out");
+        let under_way =
+            self.under_way.take().expect("a ticket is finished once, on the log that gave it out");
+        let covered = under_way.end;
         self.flushed_end = self.flushed_end.max(covered);
         (covered == ticket.end).then_some(ticket.durable)
     }

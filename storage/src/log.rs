@@ -24,14 +24,12 @@ use crate::journal::{DurablePoint, Journal, JournalEntry, JournalSequence};
 use crate::producers::ProducerSnapshots;
 use crate::read::{ColdRead, Read, Temperature, Wanted, segment_at, walk_segments};
 use crate::removal::{Removal, deleted_name};
-use crate::segment::{Segment, Walk, WalkError, read_exactly};
+use crate::segment::{SPAN_MAX, Segment, Walk, WalkError, read_exactly};
 use crate::view::LogView;
 
 /// The first step of allocation of a segment; later ones are as large as what the segment has, up to the maximum.
 const ALLOCATE_MIN: u64 = 64 << 10;
 const ALLOCATE_MAX: u64 = 4 << 20;
-/// A segment's offsets and positions fit 31 bits, as in Kafka.
-const SPAN_MAX: i64 = i32::MAX as i64;
 
 /// What a log is told by its topic's configuration; may change at any time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -426,7 +424,8 @@ impl Log {
     /// Blocks.
     pub fn close(mut self) -> Result<(), StorageError> {
         self.check_failure()?;
-        // A flush that is under way elsewhere has the older part.
+        // A flush that is under way elsewhere may not be done in time.
+        self.flush.take_back();
         while let Some(ticket) = self.begin_flush() {
             let result = ticket.sync();
             self.finish_flush(ticket, result)?;

@@ -38,9 +38,6 @@ const PROPERTIES_FILE: Checkpoint = Checkpoint { kind: "properties", version: 1 
 const RUNNING_FILE: Checkpoint = Checkpoint { kind: "running", version: 1 };
 const CLEAN_FILE: Checkpoint = Checkpoint { kind: "clean-shutdown", version: 1 };
 
-/// Segment files open at once, beyond those that slices or flushes hold: half of a usual limit of descriptors, and each has a map.
-const OPEN_FILES_MAX: usize = 8192;
-
 /// How the process that had this directory before us stopped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LastStop {
@@ -103,7 +100,7 @@ impl LogDir {
         }
         let (journal, journal_report) = Journal::open(Arc::clone(&disk), &journal_path)?;
         let dir = Self {
-            files: FileCache::new(Arc::clone(&disk), OPEN_FILES_MAX),
+            files: FileCache::new(Arc::clone(&disk), disk.open_files_max()),
             disk,
             path: path.to_path_buf(),
             directory_id,

@@ -91,6 +91,11 @@ impl Disk for RealDisk {
         Ok(Box::new(RealLock { _file: file }))
     }
 
+    fn open_files_max(&self) -> usize {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        (limit.unwrap_or(u64::MAX) / 2).clamp(64, OPEN_FILES_MAX) as usize
+    }
+
     fn boot_id(&self, dir: &Path) -> Option<String> {
         // The device is named too: a copy of the directory on another one did not get what the kernel still had in memory.
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
@@ -98,6 +103,9 @@ impl Disk for RealDisk {
         Some(format!("{}/{device}", boot.trim()))
     }
 }
+
+/// Of the limits of descriptors and of maps (65,530 on Linux), the smaller one decides, and sockets and slices need theirs.
+const OPEN_FILES_MAX: u64 = 16_384;
 
 /// Let go when the file is closed.
 #[derive(Debug)]

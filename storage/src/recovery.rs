@@ -433,6 +433,7 @@ impl<'a> Scan<'a> {
         if !is_sound(self.bytes(head.size as usize).map_err(wrong)?) {
             return Err(wrong("a batch's checksum does not match".to_owned()));
         }
+        self.segment.spans(&head, self.at).map_err(wrong)?;
         if head.base < end {
             return Err(wrong(format!("offset {} after {end}", head.base)));
         }

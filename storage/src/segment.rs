@@ -19,6 +19,8 @@ use crate::verified::Verified;
 
 const LOG_SUFFIX: &str = ".log";
 const INDEX_SUFFIX: &str = ".ottla-index";
+/// A segment's offsets and positions fit 31 bits, as in Kafka.
+pub(crate) const SPAN_MAX: i64 = i32::MAX as i64;
 /// How much of a file is read at a time when its headers are walked.
 const WALK_BYTES: usize = 64 << 10;
 
@@ -411,6 +413,15 @@ impl Segment {
         Ok(WalkEnd::Limit)
     }
 
+    /// Whether a batch at `position` lies within what a segment can hold. The base offset is not covered by a batch's checksum.
+    pub(crate) fn spans(&self, head: &Head, position: u64) -> Result<(), String> {
+        if head.last.0 - self.base.0 > SPAN_MAX || position + head.size > SPAN_MAX as u64 {
+            let (base, last) = (head.base, head.last);
+            return Err(format!("offsets {base} to {last} at byte {position} are out of a segment's bounds"));
+        }
+        Ok(())
+    }
+
     /// Brings the index file up to date. It is disposable, so a failure is only noted.
     pub(crate) fn save_index(self: &Arc<Self>) {
         let save = || -> Result<(), StorageError> {
@@ -488,7 +499,8 @@ pub(crate) fn file_name(base: Offset) -> String {
 pub(crate) fn parse_file_name(name: &str) -> Option<Offset> {
     let digits = name.strip_suffix(LOG_SUFFIX)?;
     let plain = digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit());
-    plain.then(|| digits.parse().ok().map(Offset)).flatten()
+    let base = plain.then(|| digits.parse().ok()).flatten().filter(|base| *base < i64::MAX - SPAN_MAX);
+    base.map(Offset)
 }
 
 /// Reads all of `into`; an error at the end of the file.

@@ -151,6 +151,22 @@ fn a_flush_that_a_truncation_overtook_covers_what_is_left() {
 }
 
 #[test]
+fn closing_does_not_rest_on_a_flush_that_is_not_done() {
+    let disk = MemoryDisk::new();
+    let (dir, mut log) = open(&disk, OPTIONS);
+    log.append(&single(0, 0, 100), 0).expect("append");
+    let unfinished = log.begin_flush().expect("to flush");
+    log.append(&single(1, 0, 100), 0).expect("append");
+    log.close().expect("close");
+    dir.close(b"").expect("close");
+    drop(unfinished);
+    for seed in 0..20 {
+        let (_dir, log) = open(&disk.after_crash(Crash::PowerLoss, seed), OPTIONS);
+        assert_eq!((log.end_offset(), log.flushed_end()), (Offset(2), Offset(2)));
+    }
+}
+
+#[test]
 fn slices_outlive_truncation_and_the_file_is_cut_after_them() {
     let root = tempfile::tempdir().expect("a temporary directory");
     let dir = LogDir::open(Arc::new(crate::RealDisk), root.path(), [1; 16]).expect("open");
