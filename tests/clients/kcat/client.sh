@@ -18,7 +18,7 @@ case $command in
       kcat -b "$bootstrap" -Q -t "$1:$p:$2" | sed -E 's/.*\[([0-9]+)\] offset (-?[0-9]+).*/\1 \2/'
     done ;;
   large)
-    if head -c "$2" /dev/zero | tr '\0' x | kcat -b "$bootstrap" -P -t "$1" -D '' -X message.max.bytes=20000000 2>/tmp/kcat-large.$$; then
+    if head -c "$2" /dev/zero | tr '\0' x | kcat -b "$bootstrap" -P -t "$1" -D '|' -X message.max.bytes=20000000 2>/tmp/kcat-large.$$; then
       echo accepted
     elif grep -q 'too large' /tmp/kcat-large.$$; then echo refused
     else cat /tmp/kcat-large.$$ >&2; exit 1; fi

@@ -1,7 +1,9 @@
 // kafkajs in the scenario of ../README.md. kafkajs itself brings gzip; the other codecs plug in as its documentation says.
 const { Kafka, CompressionTypes, CompressionCodecs, logLevel } = require("kafkajs");
 const lz4 = require("lz4js");
-const zstd = require("@mongodb-js/zstd");
+const zstd = require("@bokuweb/zstd-wasm");
+
+const zstdReady = zstd.init();
 
 CompressionCodecs[CompressionTypes.Snappy] = require("kafkajs-snappy");
 CompressionCodecs[CompressionTypes.LZ4] = () => ({
@@ -9,8 +11,8 @@ CompressionCodecs[CompressionTypes.LZ4] = () => ({
   decompress: async (buffer) => Buffer.from(lz4.decompress(buffer)),
 });
 CompressionCodecs[CompressionTypes.ZSTD] = () => ({
-  compress: async (encoder) => zstd.compress(encoder.buffer, 3),
-  decompress: async (buffer) => zstd.decompress(buffer),
+  compress: async (encoder) => (await zstdReady, Buffer.from(zstd.compress(encoder.buffer, 3))),
+  decompress: async (buffer) => (await zstdReady, Buffer.from(zstd.decompress(buffer))),
 });
 const codecs = { none: 0, gzip: 1, snappy: 2, lz4: 3, zstd: 4 };
 

@@ -5,7 +5,7 @@ import sys
 import time
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
 
 
 def create(bootstrap, topic, partitions):
@@ -70,5 +70,12 @@ def large(bootstrap, topic, size):
     print("refused" if outcome[0] else "accepted")
 
 
+def configure(bootstrap, topic, name, value):
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    entry = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
+    admin.incremental_alter_configs([resource])[resource].result(20)
+
+
 if __name__ == "__main__":
-    {f.__name__: f for f in (create, produce, consume, times, large)}[sys.argv[2]](sys.argv[1], *sys.argv[3:])
+    {f.__name__: f for f in (create, produce, consume, times, large, configure)}[sys.argv[2]](sys.argv[1], *sys.argv[3:])
