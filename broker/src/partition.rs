@@ -74,6 +74,7 @@ impl fmt::Debug for Partition {
 
 impl Partition {
     #[must_use]
+    #[expect(clippy::too_many_arguments, reason = "each is a part that the table hands over once")]
     pub fn new(
         me: NodeId,
         topic: TopicId,

@@ -84,7 +84,7 @@ fn what_was_committed_is_applied_again_after_a_power_loss() {
     for round in 0..5u64 {
         let shared: Arc<dyn Disk> = Arc::new(disk.clone());
         let told = Told::default();
-        let mut running = start(&shared, told.clone(), 1000);
+        let running = start(&shared, told.clone(), 1000);
         for i in 0..20 {
             let entry = format!("{round}/{i}");
             propose_once_led(&running, &entry);
@@ -101,7 +101,7 @@ fn what_was_committed_is_applied_again_after_a_power_loss() {
 fn snapshots_bound_the_log_and_a_restart_begins_with_the_newest() {
     let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
     let told = Told::default();
-    let mut running = start(&disk, told.clone(), 50);
+    let running = start(&disk, told.clone(), 50);
     let mut expected = Vec::new();
     for i in 0..1500 {
         let entry = format!("entry {i} {}", "x".repeat(200));
@@ -110,7 +110,7 @@ fn snapshots_bound_the_log_and_a_restart_begins_with_the_newest() {
     }
     running.stop();
     let again = Told::default();
-    let mut running = start(&disk, again.clone(), 50);
+    let running = start(&disk, again.clone(), 50);
     propose_once_led(&running, "last");
     expected.push("last".into());
     assert_eq!(again.list(), expected);
@@ -121,7 +121,7 @@ fn snapshots_bound_the_log_and_a_restart_begins_with_the_newest() {
 #[test]
 fn a_restarted_leader_wins_a_new_term() {
     let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
-    let mut running = start(&disk, Told::default(), 1000);
+    let running = start(&disk, Told::default(), 1000);
     propose_once_led(&running, "a");
     let term = running.status().term;
     running.stop();

@@ -12,7 +12,6 @@ fn api_versions() -> ApiVersionsRequest {
     ApiVersionsRequest {
         client_software_name: "ottla-tests".into(),
         client_software_version: "1.0".into(),
-        ..Default::default()
     }
 }
 

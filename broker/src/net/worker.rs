@@ -304,7 +304,7 @@ impl Worker {
             | Mail::Readable { connection }) = &letter;
             let Some(connection) = self.connections.borrow().get(connection).cloned() else { continue };
             connection.session.borrow_mut().on_mail(self.node(), letter);
-            if !touched.last().is_some_and(|last| last.id == connection.id) {
+            if touched.last().is_none_or(|last| last.id != connection.id) {
                 touched.push(connection);
             }
         }

@@ -1,0 +1,24 @@
+# What there is to run; `just` alone lists it.
+default:
+    @just --list
+
+# One node on localhost:9092.
+run:
+    cargo run --release
+
+# Everything that CI runs.
+test:
+    bash tests/all
+
+# Real clients only, against a release build.
+clients *ARGS:
+    cargo build --release -p ottla
+    python3 tests/clients/run.py {{ARGS}}
+
+# Benchmarks of the parts.
+bench:
+    cargo bench -p ottla-benches
+
+# Licences and advisories.
+deny:
+    cargo deny check
