@@ -9,10 +9,7 @@ use ottla_tests::client::Client;
 use ottla_tests::process::{Ottla, eventually};
 
 fn api_versions() -> ApiVersionsRequest {
-    ApiVersionsRequest {
-        client_software_name: "ottla-tests".into(),
-        client_software_version: "1.0".into(),
-    }
+    ApiVersionsRequest { client_software_name: "ottla-tests".into(), client_software_version: "1.0".into() }
 }
 
 /// The node still answers.
