@@ -28,7 +28,8 @@ const PROPOSAL_LIMIT: Duration = Duration::from_secs(30);
 const WAITING_MAX: usize = 10_000;
 
 type Reply = Box<dyn FnOnce(Answer) + Send>;
-type OnImage = Box<dyn Fn(&Arc<Image>) + Send + Sync>;
+/// Told of every new image.
+pub type OnImage = Box<dyn Fn(&Arc<Image>) + Send + Sync>;
 
 /// The published image and who wants to hear of a new one.
 pub struct Published {

@@ -101,7 +101,7 @@ impl Network {
         let workers: Vec<WorkerHandle> = (0..options.workers.max(1))
             .map(|index| WorkerHandle::start(index, Arc::clone(&shared)))
             .collect::<io::Result<_>>()?;
-        let intakes: Arc<[_]> = workers.iter().map(WorkerHandle::intake).collect();
+        let intakes: worker::Intakes = workers.iter().map(WorkerHandle::intake).collect();
         for bound in listeners {
             for (socket, local) in bound.sockets {
                 let listener = Listener { name: Arc::clone(&bound.name), socket, local };

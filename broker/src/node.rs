@@ -18,7 +18,7 @@ use crate::api::init_producer_id::ProducerIds;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::rules::Rules;
-use crate::controller::{Controller, Published};
+use crate::controller::{Controller, OnImage, Published};
 use crate::coordinator::Coordinators;
 use crate::endpoints::Endpoints;
 use crate::entropy::Entropy;
@@ -225,7 +225,7 @@ impl Running {
 }
 
 /// Keeps the partitions in step with the image.
-fn follow_image(partitions: &Arc<Partitions>) -> Box<dyn Fn(&Arc<Image>) + Send + Sync> {
+fn follow_image(partitions: &Arc<Partitions>) -> OnImage {
     let partitions = Arc::clone(partitions);
     let before = Mutex::new(Arc::new(Image::default()));
     Box::new(move |image| {

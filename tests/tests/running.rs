@@ -75,7 +75,8 @@ fn refused(arguments: &[&str], variables: &[(&str, &str)]) -> String {
 
 #[test]
 fn settings_that_are_wrong_or_only_look_like_protection_are_refused() {
-    let cases: [(&[&str], &[(&str, &str)], &str); 7] = [
+    type Variables = &'static [(&'static str, &'static str)];
+    let cases: [(&[&str], Variables, &str); 7] = [
         (&["--set", "log.retention.hour=1"], &[], "did you mean log.retention.hours?"),
         (&["--set", "num.partitions=many"], &[], "num.partitions"),
         (&["--set", "num.partitions"], &[], "NAME=VALUE"),

@@ -32,7 +32,7 @@ pub enum Reply<R> {
 /// A response body in the order in which it leaves.
 #[derive(Default)]
 pub struct Output {
-    pub pieces: SmallVec<[Piece; 4]>,
+    pub pieces: SmallVec<[Piece; 2]>,
 }
 
 /// A part of a response.

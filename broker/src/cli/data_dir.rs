@@ -24,7 +24,8 @@ mod tests {
 
     #[test]
     fn the_users_data_directory_is_found_as_the_platform_says() {
-        let cases: [(bool, &[(&str, &str)], Option<&str>); 5] = [
+        type Variables = &'static [(&'static str, &'static str)];
+        let cases: [(bool, Variables, Option<&str>); 5] = [
             (false, &[("HOME", "/home/u")], Some("/home/u/.local/share/ottla")),
             (false, &[("HOME", "/home/u"), ("XDG_DATA_HOME", "/data")], Some("/data/ottla")),
             (

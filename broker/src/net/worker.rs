@@ -39,12 +39,15 @@ pub(super) struct Intake {
     notify: Arc<Notify>,
     mailbox: Arc<Mailbox>,
     accepted: Mutex<Vec<Accepted>>,
-    listeners: Mutex<Vec<(Listener, Arc<[Arc<Intake>]>)>>,
+    listeners: Mutex<Vec<(Listener, Intakes)>>,
     /// Connections that it has, or will have.
     connections: AtomicUsize,
     stopping: AtomicBool,
     stop_limit_ms: AtomicU64,
 }
+
+/// All workers', for whoever spreads connections over them.
+pub(super) type Intakes = Arc<[Arc<Intake>]>;
 
 struct Accepted {
     socket: std::net::TcpStream,
@@ -109,7 +112,7 @@ impl WorkerHandle {
     }
 
     /// Has this worker accept for a listener, spreading the connections over `all`.
-    pub(super) fn accept_from(&self, listener: Listener, all: Arc<[Arc<Intake>]>) {
+    pub(super) fn accept_from(&self, listener: Listener, all: Intakes) {
         lock(&self.intake.listeners).push((listener, all));
         self.intake.notify.notify_one();
     }
