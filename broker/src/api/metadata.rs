@@ -46,7 +46,8 @@ fn topics_to_make(cx: &RequestContext<'_>, image: &Image, request: &MetadataRequ
     {
         return Vec::new();
     }
-    let names = request.topics.iter().flatten().filter_map(|topic| topic.name.as_ref());
+    let named = request.topics.iter().flatten().filter(|topic| topic.topic_id.is_zero());
+    let names = named.filter_map(|topic| topic.name.as_ref());
     let mut missing: Vec<NewTopic> = names
         .filter(|name| image.topic_by_name(name).is_none() && check_name(name).is_ok())
         .map(|name| internal_topics::new_topic(&cx.node.config, image, name))
@@ -133,10 +134,12 @@ impl Frozen {
         match name {
             // Kafka takes ids from version 12 on only.
             _ if self.version < 12 && (!id.is_zero() || name.is_none()) => failed(ErrorCode::InvalidRequest),
-            None => match image.topic(id) {
+            // An id counts, whatever stands beside it: the Java client leaves an empty name there.
+            _ if !id.is_zero() || name.is_none() => match image.topic(id) {
                 Some(topic) => known(topic, with_operations),
-                None => failed(ErrorCode::UnknownTopicId),
+                None => MetadataResponseTopic { name: None, ..failed(ErrorCode::UnknownTopicId) },
             },
+            None => failed(ErrorCode::InvalidRequest),
             Some(name) => match image.topic_by_name(name) {
                 Some(topic) => known(topic, with_operations),
                 None if check_name(name).is_err() => failed(ErrorCode::InvalidTopicException),
