@@ -35,7 +35,13 @@ fn statement(message: &Message, field: &Field) -> String {
     let flexible = flexible.expression().to_owned();
     let nullable = field.versions.test_of(field.nullable);
     let target = format!("m.{}", field.name);
-    let value = |nullable: bool| value(&field.ty, &flexible, nullable);
+    let value = |nullable: bool| match &field.ty {
+        Type::Struct(name) if nullable => {
+            let test = if field.tag.is_some() { "is_tagged_struct_present" } else { "is_struct_present" };
+            format!("if r.{test}()? {{ Some({name}::read(r, version)?) }} else {{ None }}")
+        }
+        ty => value(ty, &flexible, nullable),
+    };
     match nullable {
         Test::Never if !field.is_option() => format!("{target} = {};", value(false)),
         Test::Never => format!("{target} = Some({});", value(false)),
@@ -52,9 +58,6 @@ fn value(ty: &Type, flexible: &str, nullable: bool) -> String {
     match ty {
         Type::Str => format!("r.{prefix}string({flexible})?"),
         Type::Bytes => format!("r.{prefix}bytes({flexible})?"),
-        Type::Struct(name) if nullable => {
-            format!("if r.is_struct_present()? {{ Some({name}::read(r, version)?) }} else {{ None }}")
-        }
         Type::Struct(name) => format!("{name}::read(r, version)?"),
         Type::Array(element) => array(element, flexible, nullable),
         scalar => {

@@ -35,23 +35,25 @@ fn statement(message: &Message, field: &Field) -> String {
     }
     // Where null is not allowed the empty value stands for it: encoding never fails.
     let nullable = field.versions.test_of(field.nullable);
-    let absent = absent(&field.ty, &flexible, &nullable);
+    let (yes, no) =
+        if field.tag.is_some() { ("w.varint(1);", "w.varint(0);") } else { ("w.i8(1);", "w.i8(-1);") };
+    let absent = absent(&field.ty, &flexible, &nullable, no);
     let present = value(&field.ty, &flexible, "x", true);
     let marker = match (&field.ty, &nullable) {
-        (Type::Struct(_), Test::Always) => "w.i8(1);".to_owned(),
-        (Type::Struct(_), Test::When(test)) => format!("if {test} {{ w.i8(1); }}"),
+        (Type::Struct(_), Test::Always) => yes.to_owned(),
+        (Type::Struct(_), Test::When(test)) => format!("if {test} {{ {yes} }}"),
         _ => String::new(),
     };
     format!("match &{place} {{ Some(x) => {{ {marker} {present} }} None => {{ {absent} }} }}")
 }
 
-/// What is written for `None`.
-fn absent(ty: &Type, flexible: &str, nullable: &Test) -> String {
+/// What is written for `None`; for a struct, `marker`.
+fn absent(ty: &Type, flexible: &str, nullable: &Test, marker: &str) -> String {
     let (null, empty) = match ty {
         Type::Str => (format!("w.null_string({flexible});"), format!("w.string(\"\", {flexible});")),
         Type::Bytes => (format!("w.null_bytes({flexible});"), format!("w.bytes(&[], {flexible});")),
         Type::Array(_) => (format!("w.null_array({flexible});"), format!("w.array_len(0, {flexible});")),
-        Type::Struct(name) => ("w.i8(-1);".to_owned(), format!("{name}::default().write(w, version);")),
+        Type::Struct(name) => (marker.to_owned(), format!("{name}::default().write(w, version);")),
         scalar => panic!("{scalar:?} is never null"),
     };
     match nullable {

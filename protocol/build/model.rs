@@ -256,7 +256,8 @@ fn text<'a>(raw: &'a Value, key: &str) -> &'a str {
 fn default(raw: Option<&Value>) -> Default {
     let words = match raw {
         None => return Default::Natural,
-        Some(Value::Null) => return Default::Null,
+        // Kafka reads a JSON null as "none given": a text "null" alone makes the default null.
+        Some(Value::Null) => return Default::Natural,
         Some(Value::String(words)) => words.clone(),
         Some(other) => other.to_string(),
     };

@@ -87,6 +87,17 @@ mod tests {
     }
 
     #[test]
+    fn a_tagged_struct_that_is_null_has_the_bytes_that_kafka_stores() {
+        let value = ConsumerGroupMemberMetadataValue { classic_member_metadata: None, ..Default::default() };
+        let bytes = encode_versioned(&value, 0);
+        // One tagged field, 0, of one byte, which is 0 for null: the field's default is an empty struct.
+        assert_eq!(bytes[bytes.len() - 4..], [1, 0, 1, 0]);
+        assert_eq!(decode_versioned(Bytes::from(bytes)), Ok(value));
+        let bytes = encode_versioned(&ConsumerGroupMemberMetadataValue::default(), 0);
+        assert_eq!(bytes.last(), Some(&0));
+    }
+
+    #[test]
     fn a_newer_subscription_is_read_as_the_newest_known_version() {
         let subscription =
             ConsumerProtocolSubscription { topics: vec![ByteString::from_static("t")], ..Default::default() };

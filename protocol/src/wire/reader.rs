@@ -253,6 +253,11 @@ impl Reader {
         }
     }
 
+    /// Before a tagged struct that may be null: zero for null. Kafka's generator marks it otherwise than one that is not tagged.
+    pub fn is_tagged_struct_present(&mut self) -> Result<bool, DecodeError> {
+        Ok(self.varint()? > 0)
+    }
+
     /// How many tagged fields follow (KIP-482). Each takes at least two bytes.
     pub fn tag_count(&mut self) -> Result<u32, DecodeError> {
         let count = self.varint()?;
@@ -308,6 +313,8 @@ fn optional(length: i32) -> Result<Option<usize>, DecodeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::messages::FetchRequest;
+    use crate::wire::Message as _;
 
     fn reader(bytes: &[u8]) -> Reader {
         Reader::new(Bytes::copy_from_slice(bytes))
@@ -369,6 +376,23 @@ mod tests {
         let before = r.budget_left();
         assert_eq!(r.skip_tags(), Ok(()));
         assert_eq!((r.remaining(), before - r.budget_left()), (1, 2 * UNKNOWN_TAG_COST));
+    }
+
+    #[test]
+    fn a_known_tagged_field_takes_exactly_its_size() {
+        let request = |size: u8| {
+            // FetchRequest v12 with no topics, then its one tagged field 0, the cluster id "x".
+            let mut bytes = vec![0; 4 + 4 + 4 + 4 + 1 + 4 + 4];
+            bytes.extend([1, 1, 1, 1, 0, size, 2, b'x']);
+            bytes
+        };
+        let decode = |bytes: &[u8]| FetchRequest::decode(&mut reader(bytes), 12);
+        let plain = decode(&request(2)).expect("a request");
+        assert_eq!(plain.cluster_id.as_deref(), Some("x"));
+        assert_eq!(decode(&request(1)), Err(DecodeError::TagSize));
+        let mut longer = request(3);
+        longer.push(0);
+        assert_eq!(decode(&longer), Err(DecodeError::TagSize));
     }
 
     #[test]

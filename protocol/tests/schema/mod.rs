@@ -102,7 +102,7 @@ fn read_field(message: &Json, raw: &Json) -> Field {
         nullable: range(&raw["nullableVersions"]),
         tag: tagged.map(|_| u32::try_from(raw["tag"].as_u64().expect("a tag")).expect("a small tag")),
         default: match raw.get("default") {
-            None => None,
+            None | Some(Json::Null) => None,
             Some(Json::String(words)) => Some(words.clone()),
             Some(other) => Some(other.to_string()),
         },

@@ -73,7 +73,8 @@ impl Writer<'_> {
         }
         let flexible = self.flexible && !field.never_flexible;
         if matches!(field.ty, Type::Struct(_)) && field.may_be_null(self.version) {
-            out.push(if *value == Value::Null { 0xff } else { 1 });
+            let null = if field.tag.is_some() { 0 } else { 0xff };
+            out.push(if *value == Value::Null { null } else { 1 });
             if *value == Value::Null {
                 return;
             }
