@@ -8,7 +8,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use crate::disk::{Disk, OpenMode};
-use crate::error::StorageError;
+use crate::error::{StorageError, is_full};
 
 /// One kind of small file.
 #[derive(Clone, Copy, Debug)]
@@ -76,7 +76,10 @@ pub(crate) fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<(), 
         disk.rename(beside, path)?;
         disk.sync_dir(path.parent().unwrap_or(Path::new("")))
     };
-    write().map_err(|error| StorageError::io("replace", path, error))
+    write().map_err(|error| match is_full(&error) {
+        true => StorageError::Full { path: path.to_path_buf() },
+        false => StorageError::io("replace", path, error),
+    })
 }
 
 #[cfg(test)]

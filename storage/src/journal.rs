@@ -29,6 +29,8 @@ const VERSION: u16 = 1;
 const HEADER_LEN: usize = 16;
 /// A file smaller than this is never worth rewriting.
 const REWRITE_MIN: u64 = 1 << 20;
+/// Blocks are reserved in steps of this many bytes.
+const ALLOCATE_STEP: u64 = 64 << 10;
 /// Rewritten when it is this many times larger than what it says.
 const REWRITE_FACTOR: u64 = 4;
 
@@ -97,6 +99,8 @@ struct State {
 struct JournalFile {
     file: Arc<dyn File>,
     len: u64,
+    /// Blocks are reserved up to here, so that small facts still fit on a full disk.
+    allocated: u64,
     /// The length that a rewritten file had, or would have had.
     live_len: u64,
     /// Set once, by the first failed write or sync.
@@ -116,18 +120,23 @@ impl Journal {
         check_header(path, &bytes)?;
         let (partitions, report) = load(&bytes[HEADER_LEN..]);
         let state = State { partitions, ..State::default() };
-        let open = |disk: &dyn Disk| disk.open(path, OpenMode::Existing);
         let mut len = bytes.len() as u64;
-        if report.torn_bytes > 0 || report.damaged_records > 0 {
-            // What is torn is not written over but left behind, so that a second crash finds the same.
+        if report.damaged_records > 0 {
             let whole = state.encode_all();
             checkpoint::replace(&*disk, path, &whole)?;
             len = whole.len() as u64;
         }
-        let file = open(&*disk).map_err(|error| StorageError::io("open", path, error))?;
+        let file = disk.open(path, OpenMode::Existing);
+        let file = file.map_err(|error| StorageError::io("open", path, error))?;
+        if report.damaged_records == 0 && report.torn_bytes > 0 {
+            len -= report.torn_bytes;
+            file.set_len(len).map_err(|error| StorageError::io("cut", path, error))?;
+        }
         // What a killed process wrote can be read, but may not be on the disk yet; from here on we rest on it.
         file.sync_data().map_err(|error| StorageError::io("sync", path, error))?;
-        let file = JournalFile { file, len, live_len: state.encode_all().len() as u64, failure: None };
+        let live_len = state.encode_all().len() as u64;
+        let mut file = JournalFile { file, len, allocated: len, live_len, failure: None };
+        file.allocate(0);
         let journal =
             Self { disk, path: path.to_path_buf(), state: Mutex::new(state), file: Mutex::new(file) };
         Ok((Arc::new(journal), report))
@@ -218,17 +227,31 @@ impl Journal {
         let whole = self.state().encode_all();
         checkpoint::replace(&*self.disk, &self.path, &whole).map_err(|error| match error {
             StorageError::Io { source, .. } => io::Error::new(source.kind(), source),
+            full @ StorageError::Full { .. } => io::Error::new(ErrorKind::StorageFull, full),
             other => io::Error::other(other),
         })?;
         file.file = self.disk.open(&self.path, OpenMode::Existing)?;
         file.len = whole.len() as u64;
+        file.allocated = file.len;
         file.live_len = file.len;
         Ok(())
     }
 }
 
 impl JournalFile {
+    fn allocate(&mut self, bytes: u64) {
+        let needed = self.len + bytes;
+        if needed >= self.allocated {
+            let target = needed + ALLOCATE_STEP;
+            // Where that fails, the write itself will tell.
+            if self.file.allocate(self.len, target - self.len).is_ok() {
+                self.allocated = target;
+            }
+        }
+    }
+
     fn append(&mut self, records: &[u8]) -> io::Result<()> {
+        self.allocate(records.len() as u64);
         self.file.write_at(records, self.len)?;
         self.file.sync_data()?;
         self.len += records.len() as u64;
@@ -527,7 +550,7 @@ mod tests {
             }
             journal.sync().expect("sync");
         }
-        assert!(disk.used() < REWRITE_MIN + 10_000, "{} bytes", disk.used());
+        assert!(disk.used() < REWRITE_MIN + ALLOCATE_STEP + 20_000, "{} bytes", disk.used());
         assert_eq!(all(&reopen(&disk).0), all(&journal));
     }
 
@@ -552,6 +575,10 @@ mod tests {
         let entry = journal.entry("t-0");
         disk.set_capacity(Some(disk.used()));
         entry.update(|facts| facts.log_start = Offset(1));
+        journal.sync().expect("there is a reserve");
+        for partition in 0..2_000 {
+            journal.entry(&format!("t-{partition}")).update(|facts| facts.log_start = Offset(1));
+        }
         assert!(matches!(journal.sync(), Err(StorageError::Full { .. })));
         disk.set_capacity(None);
         journal.sync().expect("room again");

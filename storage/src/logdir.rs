@@ -91,7 +91,13 @@ impl LogDir {
                 (directory_id, BTreeMap::new())
             }
         };
-        note_running(&*disk, path, last_stop == LastStop::PowerLoss)?;
+        match note_running(&*disk, path, last_stop == LastStop::PowerLoss) {
+            // A full disk is still read. The older note that stays says no more than is true: of another boot, or of this one.
+            Err(StorageError::Full { .. }) if last_stop != LastStop::Fresh => {
+                tracing::warn!("{} is full: nothing can be appended until there is space", path.display());
+            }
+            other => other?,
+        }
         let journal_path = path.join(JOURNAL);
         if !journal::exists(&*disk, &journal_path)? {
             // Without it, logs without files would begin again at offset 0 and hand out offsets twice.
@@ -342,6 +348,15 @@ mod tests {
                 assert!(!whole || *dir.last_stop() == LastStop::PowerLoss, "stop {stop} seed {seed}");
             }
         }
+    }
+
+    #[test]
+    fn a_directory_on_a_full_disk_can_be_opened() {
+        let disk = MemoryDisk::new();
+        drop(open(&disk).expect("open"));
+        disk.set_capacity(Some(disk.used()));
+        let dir = open(&disk).expect("open");
+        assert_eq!(*dir.last_stop(), LastStop::Killed);
     }
 
     #[test]

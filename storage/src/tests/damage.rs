@@ -259,7 +259,7 @@ fn whatever_bits_flip_in_whatever_file_answers_are_right_or_errors() {
             };
             for batch in bytes.chunks(161) {
                 // Offset and epoch are not covered by the checksum, so that a flip there may pass; the rest is as it was written.
-                assert!(originals.contains(&batch[16..].to_vec()), "seed {seed}, from {from}");
+                assert!(originals.contains(&batch[16..]), "seed {seed}, from {from}");
             }
         }
         let _found = log.view().find_by_timestamp(rng.random_range(0..130));
