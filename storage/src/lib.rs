@@ -14,6 +14,7 @@ pub mod checkpoint;
 pub mod compaction;
 #[cfg(test)]
 mod conformance;
+mod cut;
 pub mod disk;
 pub mod epochs;
 pub mod error;

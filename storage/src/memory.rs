@@ -4,22 +4,20 @@
 //! It is as unkind as the interfaces allow, which is unkinder than any one file system: names of a directory that was not synced
 //! survive in any combination, and a file's bytes say nothing about its name.
 
-use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::os::fd::BorrowedFd;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use rand::SeedableRng;
 use rand::rngs::SmallRng;
-use rand::{Rng, SeedableRng};
+
+mod state;
+
+use state::{Dir, Inode, NameChange, Node, State};
 
 use crate::disk::{DirEntry, Disk, DiskLock, File, Keep, Map, OpenMode, Space};
-
-/// What survives or vanishes as one; half of it, a sector, is what tears.
-const PAGE: usize = 4096;
-const SECTOR: usize = 512;
-const ROOT: u64 = 0;
 
 /// A disk in memory. Clones show the same disk.
 #[derive(Clone, Debug)]
@@ -36,337 +34,6 @@ pub enum Crash {
     PowerLoss,
 }
 
-#[derive(Debug)]
-struct State {
-    files: BTreeMap<u64, Inode>,
-    dirs: BTreeMap<u64, Dir>,
-    next_id: u64,
-    locks: Vec<PathBuf>,
-    boot: u64,
-    /// In bytes; `None` is endless.
-    capacity: Option<u64>,
-    failing_syncs: bool,
-    failing_writes: bool,
-    cold: bool,
-    /// Changes left until the disk stops; see [`MemoryDisk::stop_after`].
-    changes_left: Option<u64>,
-    /// A change has been refused because of that.
-    stopped: bool,
-    changes: u64,
-    syncs: u64,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Inode {
-    data: Vec<u8>,
-    /// The length that is on the disk.
-    durable_len: usize,
-    /// For every page that differs from the disk: what the disk has.
-    dirty: BTreeMap<usize, Vec<u8>>,
-    /// Pages that a failed sync gave up: shown as written, on the disk as they were, and no later sync will write them.
-    lost: BTreeMap<usize, Vec<u8>>,
-    /// Blocks are reserved up to here.
-    allocated: u64,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Node {
-    File(u64),
-    Dir(u64),
-}
-
-#[derive(Clone, Debug, Default)]
-struct Dir {
-    current: BTreeMap<String, Node>,
-    durable: BTreeMap<String, Node>,
-    /// Changes of names since the last sync.
-    pending: Vec<NameChange>,
-}
-
-#[derive(Clone, Debug)]
-enum NameChange {
-    Link(String, Node),
-    Unlink(String),
-    Rename(String, String, Node),
-}
-
-impl NameChange {
-    fn apply(self, names: &mut BTreeMap<String, Node>) {
-        match self {
-            Self::Link(name, node) => {
-                names.insert(name, node);
-            }
-            Self::Unlink(name) => {
-                names.remove(&name);
-            }
-            Self::Rename(from, to, node) => {
-                names.remove(&from);
-                names.insert(to, node);
-            }
-        }
-    }
-}
-
-impl Dir {
-    fn change(&mut self, change: NameChange) {
-        change.clone().apply(&mut self.current);
-        self.pending.push(change);
-    }
-}
-
-impl Inode {
-    fn page(&self, page: usize) -> Vec<u8> {
-        let start = (page * PAGE).min(self.data.len());
-        let mut bytes = self.data[start..self.data.len().min(start + PAGE)].to_vec();
-        bytes.resize(PAGE, 0);
-        bytes
-    }
-
-    /// Notes what the disk has of the pages of a range, before they change.
-    fn soil(&mut self, from: usize, to: usize) {
-        for page in from / PAGE..to.div_ceil(PAGE) {
-            if let Some(on_disk) = self.lost.remove(&page) {
-                self.dirty.insert(page, on_disk);
-            } else if !self.dirty.contains_key(&page) {
-                let on_disk = self.page(page);
-                self.dirty.insert(page, on_disk);
-            }
-        }
-    }
-
-    fn write(&mut self, bytes: &[u8], position: usize) {
-        let end = position + bytes.len();
-        self.soil(position.min(self.data.len()), end);
-        if self.data.len() < end {
-            self.data.resize(end, 0);
-        }
-        self.data[position..end].copy_from_slice(bytes);
-    }
-
-    fn set_len(&mut self, len: usize) {
-        self.soil(len.min(self.data.len()), len.max(self.data.len()));
-        self.data.resize(len, 0);
-        self.allocated = len as u64;
-    }
-
-    fn sync(&mut self) {
-        self.dirty.clear();
-        self.durable_len = self.data.len();
-    }
-
-    fn used(&self) -> u64 {
-        self.allocated.max(self.data.len() as u64)
-    }
-
-    /// What is left of the file after a power loss.
-    fn after_power_loss(&self, rng: &mut SmallRng) -> Self {
-        let (short, long) = (self.durable_len.min(self.data.len()), self.durable_len.max(self.data.len()));
-        let len = match rng.random_range(0..4) {
-            _ if self.dirty.is_empty() => self.durable_len,
-            0 => self.durable_len,
-            1 | 2 => self.data.len(),
-            _ => rng.random_range(short..=long),
-        };
-        let mut data = self.data.clone();
-        data.resize(long.div_ceil(PAGE) * PAGE, 0);
-        // All of it, nothing of it, or each page by itself: whole losses are the common case, and random ones find the rest.
-        let mood = rng.random_range(0..4);
-        for (page, on_disk) in &self.dirty {
-            let start = page * PAGE;
-            if start >= data.len() {
-                continue;
-            }
-            for sector in 0..PAGE / SECTOR {
-                let survives = match mood {
-                    0 => true,
-                    1 => false,
-                    2 => sector == 0 && rng.random() || sector != 0 && rng.random_range(0..8) > 0,
-                    _ => rng.random(),
-                };
-                if !survives {
-                    let at = sector * SECTOR;
-                    data[start + at..start + at + SECTOR].copy_from_slice(&on_disk[at..at + SECTOR]);
-                }
-            }
-        }
-        for (page, on_disk) in &self.lost {
-            let start = page * PAGE;
-            if start < data.len() {
-                data[start..start + PAGE].copy_from_slice(on_disk);
-            }
-        }
-        data.resize(len, 0);
-        Self { durable_len: len, data, ..Self::default() }
-    }
-}
-
-impl State {
-    /// Counts a change, and stops the disk at the chosen one.
-    fn change(&mut self) -> io::Result<()> {
-        self.changes += 1;
-        match &mut self.changes_left {
-            Some(0) => {
-                self.stopped = true;
-                Err(io::Error::other("the simulated disk has stopped"))
-            }
-            Some(left) => {
-                *left -= 1;
-                Ok(())
-            }
-            None => Ok(()),
-        }
-    }
-
-    fn find(&self, path: &Path) -> io::Result<Node> {
-        let mut node = Node::Dir(ROOT);
-        for component in path.components() {
-            let name = match component {
-                Component::Normal(name) => name.to_string_lossy().into_owned(),
-                Component::RootDir | Component::CurDir => continue,
-                Component::ParentDir | Component::Prefix(_) => return Err(ErrorKind::InvalidInput.into()),
-            };
-            let Node::Dir(dir) = node else { return Err(ErrorKind::NotADirectory.into()) };
-            node = *self.dir(dir).current.get(&name).ok_or(ErrorKind::NotFound)?;
-        }
-        Ok(node)
-    }
-
-    fn find_dir(&self, path: &Path) -> io::Result<u64> {
-        match self.find(path)? {
-            Node::Dir(dir) => Ok(dir),
-            Node::File(_) => Err(ErrorKind::NotADirectory.into()),
-        }
-    }
-
-    /// The directory that holds `path`, and its name there.
-    fn place(&self, path: &Path) -> io::Result<(u64, String)> {
-        let name = path.file_name().ok_or(ErrorKind::InvalidInput)?.to_string_lossy().into_owned();
-        Ok((self.find_dir(path.parent().unwrap_or(Path::new("")))?, name))
-    }
-
-    fn dir(&self, id: u64) -> &Dir {
-        self.dirs.get(&id).expect("a name never outlives its directory")
-    }
-
-    fn dir_mut(&mut self, id: u64) -> &mut Dir {
-        self.dirs.get_mut(&id).expect("a name never outlives its directory")
-    }
-
-    fn file(&self, id: u64) -> &Inode {
-        self.files.get(&id).expect("files are kept as long as the disk")
-    }
-
-    fn file_mut(&mut self, id: u64) -> &mut Inode {
-        self.files.get_mut(&id).expect("files are kept as long as the disk")
-    }
-
-    fn fresh_id(&mut self) -> u64 {
-        self.next_id += 1;
-        self.next_id
-    }
-
-    fn used(&self) -> u64 {
-        self.named_files().into_iter().map(|id| self.file(id).used()).sum()
-    }
-
-    fn named_files(&self) -> Vec<u64> {
-        let mut ids = Vec::new();
-        let mut dirs = vec![ROOT];
-        while let Some(dir) = dirs.pop() {
-            for node in self.dir(dir).current.values() {
-                match node {
-                    Node::File(id) => ids.push(*id),
-                    Node::Dir(id) => dirs.push(*id),
-                }
-            }
-        }
-        ids
-    }
-
-    /// Whether a file may grow from what it uses now to `to` bytes.
-    fn reserve(&self, id: u64, to: u64) -> io::Result<()> {
-        let now = self.file(id).used();
-        match self.capacity {
-            Some(capacity) if to > now && self.used() + (to - now) > capacity => {
-                Err(ErrorKind::StorageFull.into())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn empty_dir(&mut self, id: u64) {
-        let names: Vec<_> = self.dir(id).current.iter().map(|(name, node)| (name.clone(), *node)).collect();
-        for (name, node) in names {
-            if let Node::Dir(inner) = node {
-                self.empty_dir(inner);
-            }
-            self.dir_mut(id).change(NameChange::Unlink(name));
-        }
-    }
-
-    /// The state that a new process finds.
-    fn after(&self, crash: Crash, rng: &mut SmallRng) -> Self {
-        let mut left = Self {
-            files: BTreeMap::new(),
-            dirs: BTreeMap::new(),
-            next_id: self.next_id,
-            locks: Vec::new(),
-            boot: self.boot + u64::from(crash == Crash::PowerLoss),
-            capacity: self.capacity,
-            failing_syncs: false,
-            failing_writes: false,
-            cold: self.cold,
-            changes_left: None,
-            stopped: false,
-            changes: 0,
-            syncs: 0,
-        };
-        let mut dirs = vec![ROOT];
-        while let Some(id) = dirs.pop() {
-            let dir = self.dir(id);
-            let copy = match crash {
-                Crash::Kill => dir.clone(),
-                Crash::PowerLoss => {
-                    let mut names = dir.durable.clone();
-                    let mood = rng.random_range(0..3);
-                    for change in &dir.pending {
-                        if mood == 0 || mood == 1 && rng.random() {
-                            change.clone().apply(&mut names);
-                        }
-                    }
-                    Dir { current: names.clone(), durable: names, pending: Vec::new() }
-                }
-            };
-            for node in copy.current.values().chain(copy.durable.values()) {
-                match node {
-                    Node::Dir(inner) => dirs.push(*inner),
-                    Node::File(file) if !left.files.contains_key(file) => {
-                        let inode = self.file(*file);
-                        let inode = match crash {
-                            Crash::Kill => inode.clone(),
-                            Crash::PowerLoss => inode.after_power_loss(rng),
-                        };
-                        left.files.insert(*file, inode);
-                    }
-                    Node::File(_) => {}
-                }
-            }
-            for change in &copy.pending {
-                if let NameChange::Link(_, node) | NameChange::Rename(_, _, node) = change {
-                    match node {
-                        Node::Dir(inner) => dirs.push(*inner),
-                        Node::File(file) => {
-                            left.files.entry(*file).or_insert_with(|| self.file(*file).clone());
-                        }
-                    }
-                }
-            }
-            left.dirs.insert(id, copy);
-        }
-        left
-    }
-}
-
 impl Default for MemoryDisk {
     fn default() -> Self {
         Self::new()
@@ -377,21 +44,7 @@ impl MemoryDisk {
     /// An empty, endless, faultless disk.
     #[must_use]
     pub fn new() -> Self {
-        let state = State {
-            files: BTreeMap::new(),
-            dirs: BTreeMap::from([(ROOT, Dir::default())]),
-            next_id: ROOT,
-            locks: Vec::new(),
-            boot: 1,
-            capacity: None,
-            failing_syncs: false,
-            failing_writes: false,
-            cold: false,
-            changes_left: None,
-            stopped: false,
-            changes: 0,
-            syncs: 0,
-        };
+        let state = State::new();
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
@@ -455,14 +108,7 @@ impl MemoryDisk {
         let mut state = self.state();
         let Node::File(id) = state.find(path)? else { return Err(ErrorKind::IsADirectory.into()) };
         let inode = state.file_mut(id);
-        let position = usize::try_from(position).map_err(io::Error::other)?;
-        let mask = 1_u8 << (bit % 8);
-        *inode.data.get_mut(position).ok_or(ErrorKind::UnexpectedEof)? ^= mask;
-        let (page, at) = (position / PAGE, position % PAGE);
-        for on_disk in [inode.dirty.get_mut(&page), inode.lost.get_mut(&page)].into_iter().flatten() {
-            on_disk[at] ^= mask;
-        }
-        Ok(())
+        inode.flip_bit(usize::try_from(position).map_err(io::Error::other)?, bit)
     }
 }
 
