@@ -94,7 +94,7 @@ fn noise_in_every_api_and_version_leaves_the_node_well_and_small() {
     assert_well(&node);
     let before = node.rss_anon_bytes();
     let mut rng = SmallRng::seed_from_u64(0x0771a);
-    for round in 0..8 {
+    for round in 0..4 {
         for api in APIS {
             for version in api.min..=api.max {
                 let mut client = node.connect();
