@@ -12,6 +12,7 @@ type Job = Box<dyn FnOnce() + Send>;
 /// A list of partitions to flush and of jobs that may wait, and threads that work it off.
 pub struct Flusher {
     state: Mutex<State>,
+    jobs_max: usize,
     wake: Condvar,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -21,6 +22,8 @@ struct State {
     partitions: VecDeque<Arc<Partition>>,
     jobs: VecDeque<Job>,
     idle: usize,
+    /// Jobs under way; one thread is always left for flushes.
+    jobs_running: usize,
     stopping: bool,
 }
 
@@ -38,6 +41,7 @@ impl Flusher {
     pub fn start(threads: usize) -> std::io::Result<Arc<Self>> {
         let flusher = Arc::new(Self {
             state: Mutex::new(State::default()),
+            jobs_max: threads.saturating_sub(1).max(1),
             wake: Condvar::new(),
             threads: Mutex::new(Vec::new()),
         });
@@ -97,7 +101,10 @@ impl Flusher {
                     if let Some(partition) = state.partitions.pop_front() {
                         break Work::Flush(partition);
                     }
-                    if let Some(job) = state.jobs.pop_front() {
+                    if (state.jobs_running < self.jobs_max || state.stopping)
+                        && let Some(job) = state.jobs.pop_front()
+                    {
+                        state.jobs_running += 1;
                         break Work::Job(job);
                     }
                     if state.stopping {
@@ -113,7 +120,15 @@ impl Flusher {
                     partition.flush();
                     partition.save_producers_if_due();
                 }
-                Work::Job(job) => job(),
+                Work::Job(job) => {
+                    job();
+                    let mut state = self.state();
+                    state.jobs_running -= 1;
+                    // Another thread may have passed over a job because of this one.
+                    if !state.jobs.is_empty() && state.idle > 0 {
+                        self.wake.notify_one();
+                    }
+                }
             }
         }
     }

@@ -33,7 +33,8 @@ use crate::partitions::Partitions;
 const NETWORK_STOP_LIMIT: Duration = Duration::from_secs(1);
 
 /// Threads that wait for the disk. Group commit needs few: while one syncs, the next batch gathers.
-const DISK_THREADS: usize = 2;
+/// One of them is kept free of cold reads, searches and loading.
+const DISK_THREADS: usize = 3;
 
 /// The metadata log's own partition, named as Kafka names it.
 const METADATA_LOG: &str = "__cluster_metadata-0";
