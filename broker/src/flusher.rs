@@ -116,10 +116,7 @@ impl Flusher {
                 }
             };
             match work {
-                Work::Flush(partition) => {
-                    partition.flush();
-                    partition.save_producers_if_due();
-                }
+                Work::Flush(partition) => partition.flush(),
                 Work::Job(job) => {
                     job();
                     let mut state = self.state();

@@ -11,7 +11,7 @@ use ottla_protocol::batch::{self, BatchHeader};
 use ottla_protocol::record::Record;
 use ottla_protocol::types::Offset;
 use ottla_storage::compaction::{BatchFate, Cleaner, Tombstones};
-use ottla_storage::{LogView, StorageError};
+use ottla_storage::{Journal, LogView, StorageError};
 
 use crate::clock::Clock;
 use crate::config::Config;
@@ -20,6 +20,8 @@ use crate::partitions::Partitions;
 
 /// `flush.ms` is looked after this often.
 const LATE_FLUSH_EVERY: Duration = Duration::from_millis(500);
+/// What the journal noted is on the disk after this long at the latest.
+const JOURNAL_EVERY: Duration = Duration::from_secs(1);
 /// Keys that one pass of the cleaner holds in memory: with 24 bytes each, some 128 MiB.
 const KEYS_MAX: usize = 5_000_000;
 /// Bytes read at once.
@@ -39,10 +41,24 @@ impl Janitor {
     ///
     /// # Errors
     /// The operating system has no more threads.
-    pub fn start(config: &Config, clock: &Clock, partitions: &Arc<Partitions>) -> std::io::Result<Self> {
+    pub fn start(
+        config: &Config,
+        clock: &Clock,
+        partitions: &Arc<Partitions>,
+        journal: &Arc<Journal>,
+    ) -> std::io::Result<Self> {
         let millis =
             |name: &str| Duration::from_millis(u64::try_from(config.number(name)).unwrap_or(0).max(1));
         let janitor = Self { stopping: Arc::default(), threads: Mutex::default() };
+        let journal = Arc::clone(journal);
+        janitor.repeat("journal", JOURNAL_EVERY, move |_| {
+            // The noted ends spare a start after a crash from reading what was flushed anyway.
+            if journal.recorded() > journal.synced()
+                && let Err(error) = journal.sync()
+            {
+                tracing::error!("the journal is not synced: {error}");
+            }
+        })?;
         let ticks = clock.clone();
         janitor.every("late-flushes", LATE_FLUSH_EVERY, partitions, move |partition| {
             partition.flush_if_old(ticks.tick_ms());
@@ -72,10 +88,28 @@ impl Janitor {
         partitions: &Arc<Partitions>,
         work: impl Fn(&Arc<Partition>) + Send + 'static,
     ) -> std::io::Result<()> {
-        let (stopping, partitions) = (Arc::clone(&self.stopping), Arc::clone(partitions));
+        let partitions = Arc::clone(partitions);
+        self.repeat(name, pause, move |stopping| {
+            for partition in partitions.all() {
+                work(&partition);
+                if stopping() {
+                    return;
+                }
+            }
+        })
+    }
+
+    /// Has `round` done again and again, with a pause before each. It is told how to see that it should end.
+    fn repeat(
+        &self,
+        name: &str,
+        pause: Duration,
+        round: impl Fn(&dyn Fn() -> bool) + Send + 'static,
+    ) -> std::io::Result<()> {
+        let stopping = Arc::clone(&self.stopping);
         let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
+            let (flag, wake) = &*stopping;
             loop {
-                let (flag, wake) = &*stopping;
                 let guard = flag.lock().unwrap_or_else(PoisonError::into_inner);
                 let (guard, _) = wake
                     .wait_timeout_while(guard, pause, |stop| !*stop)
@@ -84,12 +118,7 @@ impl Janitor {
                     return;
                 }
                 drop(guard);
-                for partition in partitions.all() {
-                    work(&partition);
-                    if *flag.lock().unwrap_or_else(PoisonError::into_inner) {
-                        return;
-                    }
-                }
+                round(&|| *flag.lock().unwrap_or_else(PoisonError::into_inner));
             }
         })?;
         self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);

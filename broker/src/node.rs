@@ -170,7 +170,8 @@ impl Running {
             Arc::clone(&flusher),
         );
         coordinators.start().map_err(StartError::Threads)?;
-        let janitor = Janitor::start(&config, &clock, &partitions).map_err(StartError::Threads)?;
+        let janitor =
+            Janitor::start(&config, &clock, &partitions, log_dir.journal()).map_err(StartError::Threads)?;
         let node = Arc::new(Node {
             coordinators,
             janitor: Some(janitor),

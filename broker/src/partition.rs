@@ -60,6 +60,8 @@ pub(crate) struct State {
     /// Records appended since the last flush began, and when (ticks) the first of them came.
     unflushed_records: i64,
     unflushed_since_ms: Option<u64>,
+    /// A segment was sealed: it is flushed whatever the mode.
+    rolled: bool,
     /// In the order of their offsets.
     waiting: VecDeque<(Offset, OnCommitted)>,
     fetchers: Vec<Wakeup>,
@@ -95,6 +97,7 @@ impl Partition {
             unsaved_bytes: 0,
             unflushed_records: 0,
             unflushed_since_ms: None,
+            rolled: false,
             waiting: VecDeque::new(),
             fetchers: Vec::new(),
             deleted: false,
@@ -153,24 +156,28 @@ impl Partition {
 
     /// One round of group commit, on a flusher's thread.
     pub(crate) fn flush(self: &Arc<Self>) {
-        let ticket = {
+        let (ticket, save) = {
             // From here on an append asks for another round.
             self.flush_queued.store(false, Ordering::Release);
             let mut state = self.lock();
             state.unflushed_records = 0;
             state.unflushed_since_ms = None;
-            match state.log.as_mut().and_then(Log::begin_flush) {
-                Some(ticket) => ticket,
-                None => return,
-            }
+            state.rolled = false;
+            let Some(ticket) = state.log.as_mut().and_then(Log::begin_flush) else { return };
+            (ticket, self.producers_to_save(&mut state, false))
         };
         let result = ticket.sync();
-        self.finish_flush(ticket, result);
+        if self.finish_flush(ticket, result)
+            && let Some(save) = save
+        {
+            self.save_producers(&save);
+        }
     }
 
-    fn finish_flush(self: &Arc<Self>, ticket: FlushTicket, result: std::io::Result<()>) {
+    /// Whether what the ticket covers is on the disk.
+    fn finish_flush(self: &Arc<Self>, ticket: FlushTicket, result: std::io::Result<()>) -> bool {
         let mut state = self.lock();
-        let Some(log) = &mut state.log else { return };
+        let Some(log) = &mut state.log else { return false };
         let failed = log.finish_flush(ticket, result).is_err();
         let more = log.flushed_end() < log.end_offset();
         let due = if failed { state.fail_all(ErrorCode::KafkaStorageError) } else { state.advance() };
@@ -180,6 +187,7 @@ impl Partition {
         if again {
             self.want_flush();
         }
+        !failed
     }
 
     /// Records that wait for a flush too long (`flush.ms`) get one.
@@ -223,12 +231,17 @@ impl Partition {
     /// What could not be flushed.
     pub fn close(&self) -> Result<(), StorageError> {
         let mut state = self.lock();
-        self.save_producers(&mut state);
+        let save = self.producers_to_save(&mut state, true);
         let log = state.log.take();
         state.deleted = true;
         let due = state.fail_all(ErrorCode::NotLeaderOrFollower);
         drop(state);
         let result = log.map_or(Ok(()), Log::close);
+        if result.is_ok()
+            && let Some(save) = save
+        {
+            self.save_producers(&save);
+        }
         due.complete();
         result
     }

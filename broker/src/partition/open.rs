@@ -7,13 +7,12 @@ use ottla_machine::partition::producers::Producers;
 use ottla_protocol::batch;
 use ottla_protocol::error::ErrorCode;
 use ottla_protocol::types::Offset;
-use ottla_storage::checkpoint::Checkpoint;
-use ottla_storage::{Log, LogOptions, Recovery, StorageError};
+use ottla_storage::{Log, LogOptions, ProducerSnapshots, Recovery, StorageError};
 
 use super::{Partition, State};
 
-const PRODUCERS: Checkpoint = Checkpoint { kind: "producers", version: 1 };
-const PRODUCERS_FILE: &str = "producers.ottla";
+/// Snapshots of the producers that are kept.
+const SNAPSHOTS_KEPT: usize = 2;
 /// Bytes of the log that are read at once to rebuild the producers.
 const REPLAY_BYTES: usize = 4 << 20;
 
@@ -81,22 +80,12 @@ impl Partition {
     }
 
     fn load_producers(&self, log: &Log) -> Result<Producers, StorageError> {
-        let path = log.dir().join(PRODUCERS_FILE);
         let (mut producers, mut from) = (Producers::default(), log.start_offset());
-        match PRODUCERS.read(&**self.log_dir.disk(), &path) {
-            Ok(Some((_, bytes))) => {
-                let parts = bytes.split_first_chunk::<8>();
-                if let Some((at, rest)) = parts
-                    && let Some(saved) = Producers::decode(rest)
-                {
-                    let at = Offset(i64::from_be_bytes(*at));
-                    if at >= log.start_offset() && at <= log.end_offset() {
-                        (producers, from) = (saved, at);
-                    }
-                }
-            }
-            Ok(None) | Err(StorageError::DamagedFile { .. }) => {}
-            Err(error) => return Err(error),
+        if let Some((at, bytes)) = log.producer_snapshots().latest(log.end_offset())?
+            && at >= log.start_offset()
+            && let Some(saved) = Producers::decode(&bytes)
+        {
+            (producers, from) = (saved, at);
         }
         let view = log.view();
         while from < log.end_offset() {
@@ -128,26 +117,32 @@ impl Partition {
         Ok(producers)
     }
 
-    /// Writes the producers down, so that the next start need not read the log behind them.
-    pub(super) fn save_producers(&self, state: &mut State) {
-        let Some(log) = &state.log else { return };
-        if state.unsaved_bytes == 0 {
-            return;
+    /// The producers as they stand at the log's end, if enough was appended since they were written down last (`always`: anything).
+    pub(super) fn producers_to_save(&self, state: &mut State, always: bool) -> Option<ProducersToSave> {
+        let log = state.log.as_ref()?;
+        let due = if always { 1 } else { super::PRODUCER_SNAPSHOT_BYTES };
+        if state.unsaved_bytes < due {
+            return None;
         }
-        let mut bytes = log.end_offset().0.to_be_bytes().to_vec();
-        bytes.extend(state.producers.encode());
-        let path = log.dir().join(PRODUCERS_FILE);
-        match PRODUCERS.write(&**self.log_dir.disk(), &path, &bytes) {
-            Ok(()) => state.unsaved_bytes = 0,
-            Err(error) => tracing::warn!("the producers of {} are not written down: {error}", self.dir_name),
-        }
+        state.unsaved_bytes = 0;
+        Some(ProducersToSave {
+            offset: log.end_offset(),
+            bytes: state.producers.encode(),
+            snapshots: log.producer_snapshots(),
+        })
     }
 
-    /// Saves them if much was appended since; on a thread that may wait.
-    pub(crate) fn save_producers_if_due(&self) {
-        let mut state = self.lock();
-        if state.unsaved_bytes >= super::PRODUCER_SNAPSHOT_BYTES {
-            self.save_producers(&mut state);
+    /// Writes them down, so that the next start need not read the log behind them. Only once everything below their offset is flushed.
+    pub(super) fn save_producers(&self, save: &ProducersToSave) {
+        if let Err(error) = save.snapshots.write(save.offset, &save.bytes, SNAPSHOTS_KEPT) {
+            tracing::warn!("the producers of {} are not written down: {error}", self.dir_name);
         }
     }
+}
+
+/// Producers on their way to the disk.
+pub(super) struct ProducersToSave {
+    offset: Offset,
+    bytes: Vec<u8>,
+    snapshots: ProducerSnapshots,
 }

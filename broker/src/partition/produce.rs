@@ -208,10 +208,11 @@ impl State {
         self.unsaved_bytes += bytes.len() as u64;
         self.unflushed_records += i64::from(header.records_count);
         self.unflushed_since_ms.get_or_insert(tick_ms);
+        self.rolled |= appended.rolled;
         Ok(appended.last.plus(1))
     }
 
     fn wants_flush(&self) -> bool {
-        self.unflushed_records > 0 && self.unflushed_records >= self.config.flush_messages
+        self.rolled || self.unflushed_records > 0 && self.unflushed_records >= self.config.flush_messages
     }
 }
