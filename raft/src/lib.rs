@@ -221,9 +221,11 @@ impl Drop for MetadataLog {
 fn config(snapshot_every: u64) -> Result<Arc<openraft::Config>, RaftError> {
     let config = openraft::Config {
         cluster_name: "ottla".into(),
-        heartbeat_interval: 50,
-        election_timeout_min: 150,
-        election_timeout_max: 300,
+        // A lone voter has nobody to hear from, and calls its elections itself: its clock need not tick a hundred times a second.
+        // With peers these become 50, 150 and 300.
+        heartbeat_interval: 1_000,
+        election_timeout_min: 3_000,
+        election_timeout_max: 6_000,
         enable_pre_vote: Some(true),
         // A restarted leader must win a new term: entries of its old one that were not flushed may be gone (KAFKA-10527).
         enable_leader_restore: Some(false),
