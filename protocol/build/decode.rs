@@ -5,15 +5,27 @@ use std::fmt::Write as _;
 use crate::model::{Field, Message, Struct, Type};
 use crate::versions::{Test, uses_version};
 
+/// Each field is read into a variable of its own, and the struct is made at the end: filling in a default one would drop what it held.
 pub(crate) fn write_decode(out: &mut String, message: &Message, structure: &Struct) {
     let flexible = message.valid.test_of(message.flexible);
     let mut body = String::new();
     for field in structure.fields.iter().filter(|field| field.tag.is_none()) {
-        body.push_str(&message.valid.test_of(Some(field.versions)).around(&statement(message, field)));
+        let variable = variable(field);
+        let value = expression(message, field);
+        let _ = match message.valid.test_of(Some(field.versions)) {
+            Test::Always => writeln!(body, "let {variable} = {value};"),
+            Test::When(test) => {
+                let default = field.default_expression();
+                writeln!(body, "let {variable} = if {test} {{ {value} }} else {{ {default} }};")
+            }
+            Test::Never => unreachable!("such fields were left out"),
+        };
+    }
+    for field in structure.fields.iter().filter(|field| field.tag.is_some()) {
+        let _ = writeln!(body, "let mut {} = {};", variable(field), field.default_expression());
     }
     body.push_str(&flexible.around(&tags(message, structure)));
 
-    let (make, binding) = if body.contains("m.") { ("let mut m", "m") } else { ("let m", "m") };
     let version = if uses_version(&body) { "version" } else { "_version" };
     let reader = if body.contains("r.") || body.contains("(r,") { "r" } else { "_r" };
     let _ = writeln!(
@@ -21,20 +33,24 @@ pub(crate) fn write_decode(out: &mut String, message: &Message, structure: &Stru
         "impl {} {{
 /// Reads the struct in the form of `version`, which is one of the message's.
 pub fn read({reader}: &mut Reader, {version}: i16) -> Result<Self, DecodeError> {{
-{make} = Self::default();
-{body}Ok({binding})
-}}
-}}",
+{body}Ok(Self {{",
         structure.name
     );
+    for field in &structure.fields {
+        let _ = writeln!(out, "{}: {},", field.name, variable(field));
+    }
+    out.push_str("})\n}\n}\n");
 }
 
-/// `m.field = ...;`
-fn statement(message: &Message, field: &Field) -> String {
+fn variable(field: &Field) -> String {
+    format!("field_{}", field.name)
+}
+
+/// What reads a field in a version that has it.
+fn expression(message: &Message, field: &Field) -> String {
     let flexible = if field.never_flexible { Test::Never } else { message.valid.test_of(message.flexible) };
     let flexible = flexible.expression().to_owned();
     let nullable = field.versions.test_of(field.nullable);
-    let target = format!("m.{}", field.name);
     let value = |nullable: bool| match &field.ty {
         Type::Struct(name) if nullable => {
             let test = if field.tag.is_some() { "is_tagged_struct_present" } else { "is_struct_present" };
@@ -43,12 +59,10 @@ fn statement(message: &Message, field: &Field) -> String {
         ty => value(ty, &flexible, nullable),
     };
     match nullable {
-        Test::Never if !field.is_option() => format!("{target} = {};", value(false)),
-        Test::Never => format!("{target} = Some({});", value(false)),
-        Test::Always => format!("{target} = {};", value(true)),
-        Test::When(test) => {
-            format!("{target} = if {test} {{ {} }} else {{ Some({}) }};", value(true), value(false))
-        }
+        Test::Never if !field.is_option() => value(false),
+        Test::Never => format!("Some({})", value(false)),
+        Test::Always => value(true),
+        Test::When(test) => format!("if {test} {{ {} }} else {{ Some({}) }}", value(true), value(false)),
     }
 }
 
@@ -91,7 +105,12 @@ fn tags(message: &Message, structure: &Struct) -> String {
             Test::When(test) => format!(" if {test}"),
             Test::Never => unreachable!("such fields were left out"),
         };
-        let _ = writeln!(arms, "{tag}{guard} => {{ {} r.end_of_tag(end)?; }}", statement(message, field));
+        let _ = writeln!(
+            arms,
+            "{tag}{guard} => {{ {} = {}; r.end_of_tag(end)?; }}",
+            variable(field),
+            expression(message, field)
+        );
     }
     if arms.is_empty() {
         return "r.skip_tags()?;".to_owned();
