@@ -16,7 +16,7 @@ use ottla_machine::group::record::StoredRecord;
 use ottla_protocol::batch;
 use ottla_protocol::error::ErrorCode;
 use ottla_protocol::record::{BatchBuilder, BatchOptions};
-use ottla_protocol::types::{LeaderEpoch, TopicId};
+use ottla_protocol::types::TopicId;
 
 use crate::api::internal_topics::CONSUMER_OFFSETS;
 use crate::clock::Clock;
@@ -292,7 +292,8 @@ impl Coordinator {
     }
 
     fn replay(&self) -> Result<u64, String> {
-        let (view, _) = self.partition.view(LeaderEpoch::NONE).map_err(|code| code.to_string())?;
+        // To the log's end: after a crash the tail may not be flushed again yet, and it is the newest state that there is.
+        let view = self.partition.whole_view().map_err(|code| code.to_string())?;
         let (mut from, end, mut count) = (view.start_offset(), view.end_offset(), 0);
         while from < end {
             let slices = view.read(from, LOAD_BYTES).map_err(|error| error.to_string())?;

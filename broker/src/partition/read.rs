@@ -111,6 +111,17 @@ impl Partition {
         Ok(end.unwrap_or((LeaderEpoch::NONE, Offset::NONE)))
     }
 
+    /// A view of everything that the log holds, committed or not: what a coordinator is loaded from.
+    ///
+    /// # Errors
+    /// Not the leader, or a log that cannot be opened.
+    pub(crate) fn whole_view(self: &Arc<Self>) -> Result<LogView, ErrorCode> {
+        let mut state = self.lock();
+        state.replica.check_leader(LeaderEpoch::NONE)?;
+        self.ensure_open(&mut state)?;
+        Ok(state.log.as_ref().expect("just opened").view())
+    }
+
     /// A view for long reads, with the committed end.
     ///
     /// # Errors
