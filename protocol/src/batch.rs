@@ -60,8 +60,14 @@ pub enum BatchError {
     TooLarge { size: usize, limit: usize },
     #[error("the header counts {count} records, but its last offset delta is {last_offset_delta}")]
     BadCount { count: i32, last_offset_delta: i32 },
+    #[error("the base offset of a produced batch is 0, not {0}")]
+    BadBaseOffset(i64),
     #[error("clients may not write control batches")]
     Control,
+    #[error("clients may not set the delete horizon of a batch")]
+    DeleteHorizon,
+    #[error("clients may not set the timestamp type to LogAppendTime")]
+    LogAppendTime,
     #[error("the batch of producer {producer_id} has no valid sequence ({sequence}) or epoch ({epoch})")]
     BadProducer { producer_id: i64, epoch: i16, sequence: i32 },
     #[error("compression type {0} is unknown")]
@@ -97,8 +103,10 @@ impl BatchError {
             Self::BadMagic(_) => ErrorCode::CorruptMessage,
             Self::TooLarge { .. } | Self::TooLargeUnpacked(_) => ErrorCode::MessageTooLarge,
             Self::ZstdTooEarly => ErrorCode::UnsupportedCompressionType,
-            Self::BadTimestamp { .. } => ErrorCode::InvalidTimestamp,
+            Self::BadTimestamp { .. } | Self::LogAppendTime => ErrorCode::InvalidTimestamp,
             Self::NotOneBatch
+            | Self::BadBaseOffset(_)
+            | Self::DeleteHorizon
             | Self::BadCount { .. }
             | Self::Control
             | Self::BadProducer { .. }
@@ -356,6 +364,11 @@ pub fn batches(bytes: &[u8]) -> impl Iterator<Item = Result<RecordBatch<'_>, Bat
             }
         }
     })
+}
+
+/// Puts the codec's bits in place of those of another.
+pub(crate) fn with_compression(attributes: i16, codec: Compression) -> i16 {
+    (attributes & !COMPRESSION_BITS) | codec.bits()
 }
 
 /// Writes offset and epoch into a batch, in place. Both lie outside the checksum.

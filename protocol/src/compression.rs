@@ -103,7 +103,7 @@ pub(crate) fn reader<'a>(
         Compression::None => Box::new(compressed),
         Compression::Gzip => Box::new(flate2::read::MultiGzDecoder::new(compressed)),
         Compression::Snappy => Box::new(Snappy::new(compressed, limit)),
-        Compression::Lz4 => Box::new(lz4_flex::frame::FrameDecoder::new(compressed)),
+        Compression::Lz4 => Box::new(Lz4::new(compressed)),
         Compression::Zstd => {
             let mut decoder = zstd::stream::read::Decoder::with_buffer(compressed)
                 .map_err(|error| BatchError::Undecodable(error.to_string()))?;
@@ -163,6 +163,53 @@ pub fn compress(codec: Compression, level: Option<i32>, bytes: &[u8]) -> Vec<u8>
             encoder.finish().expect(IN_MEMORY)
         }
         Compression::Zstd => zstd::stream::encode_all(bytes, level.unwrap_or(3)).expect(IN_MEMORY),
+    }
+}
+
+/// One whole lz4 frame. The decoder under it takes a frame without its end mark for a complete one, on which Java's reader fails.
+struct Lz4<'a> {
+    decoder: lz4_flex::frame::FrameDecoder<Watched<'a>>,
+    ended: bool,
+}
+
+/// Knows whether more was asked of it than it had.
+struct Watched<'a> {
+    rest: &'a [u8],
+    starved: bool,
+}
+
+impl Read for Watched<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let read = self.rest.read(into)?;
+        self.starved |= read == 0 && !into.is_empty();
+        Ok(read)
+    }
+}
+
+impl<'a> Lz4<'a> {
+    fn new(bytes: &'a [u8]) -> Self {
+        let source = Watched { rest: bytes, starved: false };
+        Self { decoder: lz4_flex::frame::FrameDecoder::new(source), ended: false }
+    }
+}
+
+impl Read for Lz4<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if self.ended || into.is_empty() {
+            return Ok(0);
+        }
+        let read = self.decoder.read(into)?;
+        if read == 0 {
+            self.ended = true;
+            let source = self.decoder.get_ref();
+            if source.starved {
+                return Err(io::Error::other("the lz4 frame has no end mark"));
+            }
+            if !source.rest.is_empty() {
+                return Err(io::Error::other("bytes follow the lz4 frame"));
+            }
+        }
+        Ok(read)
     }
 }
 
@@ -296,6 +343,20 @@ mod tests {
             bytes.extend(length.to_be_bytes());
             bytes.extend(lie);
             assert!(decompress(Compression::Snappy, &bytes, 1 << 20).is_err(), "{length}");
+        }
+    }
+
+    #[test]
+    fn a_stream_that_is_cut_or_goes_on_is_no_stream() {
+        for codec in [Compression::Gzip, Compression::Lz4, Compression::Zstd] {
+            let packed = compress(codec, None, &text());
+            for cut in [1, 2, 4, 5, 9, packed.len() / 2, packed.len() - 1] {
+                let cut = &packed[..packed.len() - cut];
+                assert!(decompress(codec, cut, 1 << 24).is_err(), "{codec:?} of {} bytes", cut.len());
+            }
+            let mut longer = packed;
+            longer.extend([7; 9]);
+            assert!(decompress(codec, &longer, 1 << 24).is_err(), "{codec:?}");
         }
     }
 }

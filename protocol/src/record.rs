@@ -38,6 +38,10 @@ pub(crate) struct Cursor<'a>(pub(crate) &'a [u8]);
 
 type Malformed = &'static str;
 
+/// The longest encodings of 32 and of 64 bits that clients read.
+pub(crate) const VARINT_BYTES_MAX: usize = 5;
+pub(crate) const VARLONG_BYTES_MAX: usize = 10;
+
 impl<'a> Cursor<'a> {
     pub(crate) fn take(&mut self, count: usize) -> Result<&'a [u8], Malformed> {
         let (taken, rest) = self.0.split_at_checked(count).ok_or("it ends too early")?;
@@ -46,8 +50,18 @@ impl<'a> Cursor<'a> {
     }
 
     pub(crate) fn varlong(&mut self) -> Result<i64, Malformed> {
+        self.zigzag(VARLONG_BYTES_MAX)
+    }
+
+    /// A number of 32 bits in at most 5 bytes: consumers fail on longer ones, even where the value would fit.
+    pub(crate) fn varint(&mut self) -> Result<i32, Malformed> {
+        i32::try_from(self.zigzag(VARINT_BYTES_MAX)?).map_err(|_| "a number in it is out of range")
+    }
+
+    #[inline]
+    fn zigzag(&mut self, bytes_max: usize) -> Result<i64, Malformed> {
         let mut value = 0u64;
-        for (at, byte) in self.0.iter().take(10).enumerate() {
+        for (at, byte) in self.0.iter().take(bytes_max).enumerate() {
             value |= u64::from(byte & 0x7f) << (7 * at);
             if byte & 0x80 == 0 {
                 self.0 = &self.0[at + 1..];
@@ -55,10 +69,6 @@ impl<'a> Cursor<'a> {
             }
         }
         Err("a number in it does not end")
-    }
-
-    pub(crate) fn varint(&mut self) -> Result<i32, Malformed> {
-        i32::try_from(self.varlong()?).map_err(|_| "a number in it is out of range")
     }
 
     fn nullable(&mut self) -> Result<Option<&'a [u8]>, Malformed> {

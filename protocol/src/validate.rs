@@ -3,9 +3,13 @@
 
 use std::io::{BufRead, BufReader, Read};
 
-use crate::batch::{BatchError, BatchHeader, RecordBatch, TimestampType};
-use crate::compression::{self, Compression};
-use crate::record::{BatchBuilder, BatchOptions, Cursor};
+use crate::batch::{
+    BatchError, BatchHeader, HEADER_BYTES, PREFIX_BYTES, RecordBatch, TimestampType, renew_crc,
+    with_compression,
+};
+use crate::compression::{self, Compression, compress};
+use crate::record::{Cursor, VARINT_BYTES_MAX, VARLONG_BYTES_MAX};
+use crate::types::Offset;
 
 /// What one topic asks of a produced batch.
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +68,19 @@ pub fn validate_produced(bytes: &[u8], rules: &ProduceRules) -> Result<BatchFact
     if header.is_control() {
         return Err(BatchError::Control);
     }
+    // It lies outside the checksum, so a client may send any: what builds on it must not meet one near the end of `i64`.
+    if header.base_offset != Offset::ZERO {
+        return Err(BatchError::BadBaseOffset(header.base_offset.0));
+    }
+    // The cleaner would take the base timestamp for the time at which tombstones may go.
+    if header.delete_horizon_ms().is_some() {
+        return Err(BatchError::DeleteHorizon);
+    }
+    if header.timestamp_type() == TimestampType::LogAppendTime
+        && rules.timestamps == TimestampType::LogAppendTime
+    {
+        return Err(BatchError::LogAppendTime);
+    }
     let (count, last_offset_delta) = (header.records_count, header.last_offset_delta);
     if count <= 0 || last_offset_delta != count - 1 {
         return Err(BatchError::BadCount { count, last_offset_delta });
@@ -94,6 +111,7 @@ fn check_producer(header: &BatchHeader) -> Result<(), BatchError> {
 /// Where the walk reads from. `Err` says what is wrong with the record, or with the stream under it.
 trait Source {
     fn varlong(&mut self) -> Result<i64, Fault>;
+    fn varint(&mut self) -> Result<i64, Fault>;
     fn skip(&mut self, count: u64) -> Result<(), Fault>;
     fn at_end(&mut self) -> Result<bool, Fault>;
     /// Bytes consumed so far, to compare two positions.
@@ -115,6 +133,11 @@ impl Source for Cursor<'_> {
     #[inline]
     fn varlong(&mut self) -> Result<i64, Fault> {
         Ok(Cursor::varlong(self)?)
+    }
+
+    #[inline]
+    fn varint(&mut self) -> Result<i64, Fault> {
+        Ok(i64::from(Cursor::varint(self)?))
     }
 
     #[inline]
@@ -154,12 +177,10 @@ impl Counted<'_, '_> {
         self.window.inner.consume(count);
         self.left -= count as u64;
     }
-}
 
-impl Source for Counted<'_, '_> {
-    fn varlong(&mut self) -> Result<i64, Fault> {
+    fn zigzag(&mut self, bytes_max: usize) -> Result<i64, Fault> {
         let mut value = 0u64;
-        for at in 0..10 {
+        for at in 0..bytes_max {
             let byte = *self.fill()?.first().ok_or("it ends too early")?;
             self.consume(1);
             value |= u64::from(byte & 0x7f) << (7 * at);
@@ -168,6 +189,18 @@ impl Source for Counted<'_, '_> {
             }
         }
         Err("a number in it does not end".into())
+    }
+}
+
+impl Source for Counted<'_, '_> {
+    fn varlong(&mut self) -> Result<i64, Fault> {
+        self.zigzag(VARLONG_BYTES_MAX)
+    }
+
+    fn varint(&mut self) -> Result<i64, Fault> {
+        let value = self.zigzag(VARINT_BYTES_MAX)?;
+        i32::try_from(value).map_err(|_| "a number in it is out of range")?;
+        Ok(value)
     }
 
     fn skip(&mut self, mut count: u64) -> Result<(), Fault> {
@@ -225,35 +258,32 @@ impl Walk<'_> {
     /// Walks one record and returns its timestamp.
     #[inline]
     fn record<S: Source>(&self, source: &mut S, index: i32) -> Result<Result<i64, BatchError>, Fault> {
-        let length = u64::try_from(source.varlong()?).map_err(|_| "its length is negative")?;
-        if length > i32::MAX as u64 {
-            return Err("its length is out of range".into());
-        }
+        let length = u64::try_from(source.varint()?).map_err(|_| "its length is negative")?;
         let end = source.left().checked_sub(length).ok_or("it ends too early")?;
         source.skip(1)?;
         let delta = source.varlong()?;
-        let offset_delta = source.varlong()?;
+        let offset_delta = source.varint()?;
         if offset_delta != i64::from(index) {
             return Err("its offset delta is not its place in the batch".into());
         }
-        let key_len = source.varlong()?;
+        let key_len = source.varint()?;
         if key_len == -1 && self.rules.compacted {
             return Ok(Err(BatchError::NullKey { index }));
         }
         skip_nullable(source, key_len)?;
-        let value_len = source.varlong()?;
+        let value_len = source.varint()?;
         skip_nullable(source, value_len)?;
-        let headers = source.varlong()?;
+        let headers = source.varint()?;
         if headers < 0 {
             return Err("its header count is negative".into());
         }
         for _ in 0..headers {
-            let name_len = source.varlong()?;
+            let name_len = source.varint()?;
             if name_len < 0 {
                 return Err("a header has no name".into());
             }
             skip_nullable(source, name_len)?;
-            let value_len = source.varlong()?;
+            let value_len = source.varint()?;
             skip_nullable(source, value_len)?;
             if source.left() < end {
                 return Err("it has fewer headers than it counts".into());
@@ -304,30 +334,45 @@ impl Walkable for Window<'_> {
     }
 }
 
-/// Writes a valid batch anew with another codec: `compression.type` of the topic is not the producer's.
+/// Packs the records of a valid batch with another codec: `compression.type` of the topic is not the producer's. All but codec, length
+/// and checksum stays.
 ///
 /// # Errors
-/// Undecodable records.
+/// Undecodable records, or more bytes than `max.message.bytes` allows: what unpacks well is not thereby small.
 pub fn recompress(
     bytes: &[u8],
     codec: Compression,
     level: Option<i32>,
-    unpacked_bytes_max: usize,
+    rules: &ProduceRules,
 ) -> Result<Vec<u8>, BatchError> {
     let (batch, _) = RecordBatch::parse(bytes)?;
-    let unpacked = batch.uncompressed(unpacked_bytes_max)?;
-    let mut builder =
-        BatchBuilder::new(BatchOptions { compression: codec, level, ..BatchOptions::of(batch.header())? });
-    for record in batch.records(&unpacked) {
-        builder.append_record(&record?);
+    // Uncompressed, what does not fit is given up before it is unpacked.
+    let limit = match codec {
+        Compression::None => rules.unpacked_bytes_max.min(rules.bytes_max),
+        _ => rules.unpacked_bytes_max,
+    };
+    let packed = compress(codec, level, &batch.uncompressed(limit)?);
+    let size = HEADER_BYTES + packed.len();
+    let too_large = BatchError::TooLarge { size, limit: rules.bytes_max };
+    if size > rules.bytes_max {
+        return Err(too_large);
     }
-    Ok(builder.build_with_max_timestamp(Some(batch.header().max_timestamp)))
+    let header = BatchHeader {
+        batch_length: i32::try_from(size - PREFIX_BYTES).map_err(|_| too_large)?,
+        attributes: with_compression(batch.header().attributes, codec),
+        ..*batch.header()
+    };
+    let mut out = vec![0; HEADER_BYTES];
+    header.write(&mut out);
+    out.extend_from_slice(&packed);
+    renew_crc(&mut out);
+    Ok(out)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::renew_crc;
+    use crate::record::{BatchBuilder, BatchOptions};
     use crate::types::{ProducerEpoch, ProducerId};
 
     const NOW: i64 = 1_700_000_000_000;
@@ -476,8 +521,8 @@ mod tests {
             for at in 0..good.len() {
                 let mut bad = good.clone();
                 bad[at] ^= 0x55;
-                // Offset and epoch lie outside the checksum: the broker writes both itself.
-                let harmless = at < 8 || (12..16).contains(&at);
+                // The epoch lies outside the checksum: the broker writes it itself. So does the offset, which must be 0.
+                let harmless = (12..16).contains(&at);
                 assert_eq!(validate_produced(&bad, &rules()).is_ok(), harmless, "{codec:?} byte {at}");
             }
         }
@@ -502,8 +547,73 @@ mod tests {
     fn recompression_changes_the_codec_and_nothing_else() {
         let plain = batch(Compression::None, Some(b"k"));
         for codec in Compression::ALL {
-            let packed = recompress(&plain, codec, None, 1 << 24).expect("valid");
-            assert_eq!(recompress(&packed, Compression::None, None, 1 << 24), Ok(plain.clone()));
+            let packed = recompress(&plain, codec, None, &rules()).expect("valid");
+            assert_eq!(recompress(&packed, Compression::None, None, &rules()), Ok(plain.clone()));
+        }
+    }
+
+    #[test]
+    fn a_base_offset_at_the_ends_of_its_type_is_refused() {
+        for base_offset in [i64::MIN, -1, 1, i64::MAX] {
+            let mut bytes = batch(Compression::None, None);
+            bytes[..8].copy_from_slice(&base_offset.to_be_bytes());
+            assert_eq!(validate_produced(&bytes, &rules()), Err(BatchError::BadBaseOffset(base_offset)));
+            // Whoever recompresses without asking gets a batch, not a panic.
+            assert!(recompress(&bytes, Compression::Gzip, None, &rules()).is_ok());
+        }
+    }
+
+    #[test]
+    fn what_unpacks_to_more_than_the_topic_allows_is_not_stored_unpacked() {
+        let mut builder =
+            BatchBuilder::new(BatchOptions { compression: Compression::Zstd, ..BatchOptions::default() });
+        builder.append(NOW, None, Some(&vec![0; 8 << 20]));
+        let bytes = builder.build();
+        assert!(validate_produced(&bytes, &rules()).is_ok());
+        let error = recompress(&bytes, Compression::None, None, &rules()).expect_err("8 MiB");
+        assert_eq!(error.code(), ErrorCode::MessageTooLarge);
+    }
+
+    #[test]
+    fn attributes_that_are_the_brokers_to_set_are_refused() {
+        let good = batch(Compression::None, None);
+        let horizon = changed(good.clone(), 21, &0x40i16.to_be_bytes());
+        assert_eq!(validate_produced(&horizon, &rules()), Err(BatchError::DeleteHorizon));
+        let append_time = changed(good, 21, &0x08i16.to_be_bytes());
+        let rules = ProduceRules { timestamps: TimestampType::LogAppendTime, ..rules() };
+        assert_eq!(
+            validate_produced(&append_time, &rules).expect_err("refused").code(),
+            ErrorCode::InvalidTimestamp
+        );
+    }
+
+    /// Java's readers fail at the sixth byte of a 32-bit number: such a batch would stop every consumer behind it.
+    #[test]
+    fn numbers_longer_than_clients_read_are_refused() {
+        // length 12, attributes, time delta 0, offset delta 0, key null, value null, no headers: one of them in six bytes.
+        let long = |value: u8| [value | 0x80, 0x80, 0x80, 0x80, 0x80, 0];
+        for place in 0..4 {
+            let mut body = vec![0, 0];
+            for (at, value) in [0u8, 1, 1, 0].into_iter().enumerate() {
+                if at == place { body.extend(long(value)) } else { body.push(value) }
+            }
+            let mut record = vec![(body.len() * 2) as u8];
+            record.extend(&body);
+            for codec in Compression::ALL {
+                let mut builder = BatchBuilder::new(BatchOptions::default());
+                builder.append(NOW, None, None);
+                let mut bytes = builder.build();
+                bytes.truncate(61);
+                bytes.extend(compress(codec, None, &record));
+                let length = i32::try_from(bytes.len() - 12).expect("small");
+                let bytes =
+                    changed(changed(bytes, 8, &length.to_be_bytes()), 21, &codec.bits().to_be_bytes());
+                assert_eq!(
+                    validate_produced(&bytes, &rules()).map_err(|error| error.code()),
+                    Err(ErrorCode::InvalidRecord),
+                    "{codec:?}, number {place}"
+                );
+            }
         }
     }
 }

@@ -97,8 +97,7 @@ impl Partition {
             bytes.clear();
             match config.compression {
                 Some(codec) if codec != facts.compression => bytes.extend_from_slice(
-                    &recompress(request.records, codec, config.compression_level, rules.unpacked_bytes_max)
-                        .map_err(refused)?,
+                    &recompress(request.records, codec, config.compression_level, &rules).map_err(refused)?,
                 ),
                 _ => bytes.extend_from_slice(request.records),
             }
