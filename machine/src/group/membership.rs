@@ -67,7 +67,7 @@ impl GroupCoordinator {
     pub(super) fn on_pending_timer(&mut self, group: &str, member: &str, now: Now) {
         let Some(held) = self.groups.get_mut(group) else { return };
         if held.pending.remove(member).is_some() {
-            self.on_member_gone(group, now);
+            self.on_awaited_gone(group, now);
         }
     }
 
@@ -84,15 +84,26 @@ impl GroupCoordinator {
     /// LeaveGroup, of one member (`single`: versions before 3) or several.
     pub fn leave(&mut self, token: Token, id: &str, leaving: &[MemberIdentity], single: bool, now: Now) {
         let mut members = Vec::new();
+        let mut left = 0;
         for identity in leaving {
-            let code = self.leave_one(id, identity).err().unwrap_or(ErrorCode::None);
+            let code = match self.leave_one(id, identity) {
+                Ok(was_member) => {
+                    left += usize::from(was_member);
+                    ErrorCode::None
+                }
+                Err(code) => code,
+            };
             members.push(MemberResponse {
                 member_id: identity.member_id.clone(),
                 group_instance_id: identity.group_instance_id.clone(),
                 error_code: code.code(),
             });
         }
-        self.on_member_gone(id, now);
+        if left > 0 {
+            self.on_member_gone(id, now);
+        } else {
+            self.on_awaited_gone(id, now);
+        }
         let reply = if single {
             let error_code = members.first().map_or(0, |member| member.error_code);
             LeaveGroupResponse { error_code, ..LeaveGroupResponse::default() }
@@ -102,7 +113,8 @@ impl GroupCoordinator {
         self.reply(token, GroupReply::Leave(reply));
     }
 
-    fn leave_one(&mut self, id: &str, identity: &MemberIdentity) -> Result<(), ErrorCode> {
+    /// Whether who left was a member, and not only expected.
+    fn leave_one(&mut self, id: &str, identity: &MemberIdentity) -> Result<bool, ErrorCode> {
         let group = self.groups.get_mut(id).ok_or(ErrorCode::UnknownMemberId)?;
         let member = match (&*identity.member_id, identity.group_instance_id.as_deref()) {
             // An operator removes a static member by its instance's name (KIP-345).
@@ -111,14 +123,14 @@ impl GroupCoordinator {
             }
             (member, instance) => {
                 if group.pending.remove(member).is_some() {
-                    return Ok(());
+                    return Ok(false);
                 }
                 check_member(group, member, instance)?;
                 member.to_owned()
             }
         };
         self.drop_member(id, &member);
-        Ok(())
+        Ok(true)
     }
 
     /// DeleteGroups, one group.

@@ -46,16 +46,21 @@ impl GroupCoordinator {
         }
     }
 
-    /// A member that was waited for is gone.
+    /// A member is gone: the others share what it had.
     pub(super) fn on_member_gone(&mut self, id: &str, now: Now) {
         let Some(group) = self.groups.get(id) else { return };
         match group.state {
             State::Empty => {}
             State::Completing | State::Stable => self.rebalance(id, now),
-            State::Preparing if group.initial_left_ms.is_none() && group.all_joined() => {
-                self.complete_join(id, now);
-            }
-            State::Preparing => {}
+            State::Preparing => self.on_awaited_gone(id, now),
+        }
+    }
+
+    /// Somebody for whom a rebalance may have waited does not come any more.
+    pub(super) fn on_awaited_gone(&mut self, id: &str, now: Now) {
+        let Some(group) = self.groups.get(id) else { return };
+        if group.state == State::Preparing && group.initial_left_ms.is_none() && group.all_joined() {
+            self.complete_join(id, now);
         }
     }
 

@@ -34,6 +34,7 @@ impl GroupCoordinator {
             State::Empty => return Err(ErrorCode::UnknownMemberId),
             State::Preparing => return Err(ErrorCode::RebalanceInProgress),
             State::Stable => {
+                group.not_synced.remove(&*request.member_id);
                 let assignment = group.members[&*request.member_id].assignment.clone();
                 self.reply_sync(&request.group_id, token, assignment);
             }

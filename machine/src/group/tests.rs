@@ -27,6 +27,8 @@ struct World {
     replies: BTreeMap<u64, GroupReply>,
     log: Vec<StoredRecord>,
     outcome: Result<(), ErrorCode>,
+    /// Members come back with the id that they are given.
+    two_steps: bool,
 }
 
 fn settings(initial_rebalance_delay_ms: u64) -> GroupSettings {
@@ -45,7 +47,15 @@ impl World {
     fn new(initial_delay_ms: u64) -> Self {
         let mut machine = GroupCoordinator::new(settings(initial_delay_ms));
         machine.on_loaded(Now { wall_ms: 0, tick_ms: 0 });
-        Self { machine, tick_ms: 0, token: 0, replies: BTreeMap::new(), log: Vec::new(), outcome: Ok(()) }
+        Self {
+            machine,
+            tick_ms: 0,
+            token: 0,
+            replies: BTreeMap::new(),
+            log: Vec::new(),
+            outcome: Ok(()),
+            two_steps: false,
+        }
     }
 
     fn now(&self) -> Now {
@@ -104,7 +114,7 @@ impl World {
             rebalance_timeout_ms: 5000,
             protocol_type: "consumer".into(),
             protocols: vec![("range".into(), Bytes::from_static(metadata.as_bytes()))],
-            requires_known_id: false,
+            requires_known_id: self.two_steps,
             may_skip_assignment: true,
             fresh: format!("{}", self.token + 1),
         };
@@ -261,6 +271,40 @@ fn a_rebalance_leaves_behind_who_does_not_come() {
     assert!(!world.replies.contains_key(&third));
     world.pass(200);
     assert_eq!(world.joined(third).members.len(), 1, "only the third joined in time");
+}
+
+#[test]
+fn a_follower_that_asks_after_its_leader_stays() {
+    let mut world = World::new(0);
+    let (leader, follower) = world.stable_pair();
+    let again = [world.join(&leader, None, "a"), world.join(&follower, None, "b")];
+    assert!(again.iter().all(|token| world.joined(*token).generation_id == 3));
+    world.sync(&leader, &[(&follower, "later")]);
+    let late = world.sync(&follower, &[]);
+    assert_eq!(world.assigned(late), (0, &b"later"[..]));
+    for _ in 0..10 {
+        world.pass(700);
+        assert_eq!((world.heartbeat(&leader, 3), world.heartbeat(&follower, 3)), (0, 0));
+    }
+}
+
+#[test]
+fn who_was_no_member_disturbs_nobody_by_leaving() {
+    let mut world = World::new(0);
+    let (leader, follower) = world.stable_pair();
+    world.leave("stranger");
+    assert_eq!(world.group().state, State::Stable);
+    // Given an id, and never seen again.
+    world.two_steps = true;
+    world.join("", None, "a");
+    for _ in 0..3 {
+        world.pass(700);
+        assert_eq!((world.heartbeat(&leader, 2), world.heartbeat(&follower, 2)), (0, 0));
+    }
+    let given = world.join("", None, "a");
+    let given = world.joined(given).member_id.to_string();
+    world.leave(&given);
+    assert_eq!(world.group().state, State::Stable);
 }
 
 #[test]
