@@ -18,6 +18,7 @@ pub mod configs;
 pub mod create_partitions;
 pub mod create_topics;
 pub mod delete_topics;
+mod duplicates;
 pub mod fetch;
 pub mod find_coordinator;
 pub mod group_membership;

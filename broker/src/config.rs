@@ -2,16 +2,18 @@
 
 mod broker_settings;
 pub mod describe;
+mod group_settings;
 pub mod properties;
 pub mod rules;
 pub mod setting;
 pub mod topic;
 mod topic_settings;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use broker_settings::BROKER_SETTINGS;
-use setting::{Effect, Setting, TopicSetting};
+use group_settings::GROUP_SETTINGS;
+use setting::{Effect, GroupSetting, Setting, TopicSetting};
 use topic_settings::TOPIC_SETTINGS;
 
 pub use topic::TopicConfig;
@@ -54,6 +56,16 @@ pub fn topic_settings() -> &'static [TopicSetting] {
 }
 
 #[must_use]
+pub fn group_settings() -> &'static [GroupSetting] {
+    GROUP_SETTINGS
+}
+
+#[must_use]
+pub fn group_setting(name: &str) -> Option<&'static GroupSetting> {
+    GROUP_SETTINGS.binary_search_by(|group| group.setting.name.cmp(name)).ok().map(|at| &GROUP_SETTINGS[at])
+}
+
+#[must_use]
 pub fn broker_setting(name: &str) -> Option<&'static Setting> {
     BROKER_SETTINGS.binary_search_by(|setting| setting.name.cmp(name)).ok().map(|at| &BROKER_SETTINGS[at])
 }
@@ -74,6 +86,7 @@ impl Config {
     /// An unknown name, an impossible value, or a setting that would only look like protection.
     pub fn load(sources: &[Source]) -> Result<(Self, Vec<String>), ConfigError> {
         let (mut config, mut remarks) = (Self::default(), Vec::new());
+        let mut idle: BTreeSet<&str> = BTreeSet::new();
         for Source { origin, pairs } in sources {
             for (name, value) in pairs {
                 let origin = || origin.clone();
@@ -97,6 +110,9 @@ impl Config {
                     Effect::JvmOnly if !CLASSES_MET.contains(&(setting.name, value)) => {
                         remarks.push(format!("{name} concerns a Java virtual machine and has no effect"));
                     }
+                    Effect::NotYet if Some(value.trim()) != setting.default && !value.is_empty() => {
+                        idle.insert(setting.name);
+                    }
                     _ => {}
                 }
                 config.set.insert(setting.name, value.clone());
@@ -106,6 +122,11 @@ impl Config {
             config.set.entry("node.id").or_insert(id);
         }
         config.check_protocols()?;
+        config.check_quorum()?;
+        if !idle.is_empty() {
+            let names: Vec<&str> = idle.into_iter().collect();
+            remarks.push(format!("set, but without effect in this version: {}", names.join(", ")));
+        }
         Ok((config, remarks))
     }
 
@@ -131,6 +152,36 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// This version's nodes are broker and controller in one, each a cluster of its own. What asks for more is refused: a node that
+    /// only looks like a part of a cluster would take records that the cluster never sees.
+    fn check_quorum(&self) -> Result<(), ConfigError> {
+        let invalid = |message: String| Err(ConfigError::Invalid { origin: "settings".into(), message });
+        let items = |name: &str| -> Vec<String> {
+            let text = self.text(name).unwrap_or_default();
+            text.split(',').map(|item| item.trim().to_owned()).filter(|item| !item.is_empty()).collect()
+        };
+        let mut roles = items("process.roles");
+        roles.sort();
+        if roles != ["broker", "controller"] {
+            return invalid(format!(
+                "process.roles={}: a node of this version is always broker,controller",
+                roles.join(",")
+            ));
+        }
+        let id = self.text("node.id").unwrap_or_default().trim();
+        match items("controller.quorum.voters").as_slice() {
+            [] => Ok(()),
+            [voter] if voter.split('@').next() == Some(id) => Ok(()),
+            [voter] => {
+                invalid(format!("controller.quorum.voters={voter}: the only voter is not node.id={id}"))
+            }
+            voters => invalid(format!(
+                "controller.quorum.voters lists {} voters: clusters of several nodes are not part of this version",
+                voters.len()
+            )),
+        }
     }
 
     /// Sets one value by a program rather than a person.
@@ -202,13 +253,21 @@ mod tests {
     fn the_tables_are_sorted_and_their_defaults_valid() {
         assert!(BROKER_SETTINGS.is_sorted_by_key(|setting| setting.name));
         assert!(TOPIC_SETTINGS.is_sorted_by_key(|topic| topic.setting.name));
-        for setting in BROKER_SETTINGS.iter().chain(TOPIC_SETTINGS.iter().map(|topic| &topic.setting)) {
+        assert!(GROUP_SETTINGS.is_sorted_by_key(|group| group.setting.name));
+        let topics = TOPIC_SETTINGS.iter().map(|topic| &topic.setting);
+        let groups = GROUP_SETTINGS.iter().map(|group| &group.setting);
+        for setting in BROKER_SETTINGS.iter().chain(topics).chain(groups) {
             if let Some(default) = setting.default {
                 assert_eq!(setting.check(default), Ok(()), "{}", setting.name);
             }
         }
         for topic in TOPIC_SETTINGS {
             for (name, _) in topic.synonyms {
+                assert!(broker_setting(name).is_some(), "{name}");
+            }
+        }
+        for group in GROUP_SETTINGS {
+            for name in [group.synonym, group.at_least, group.at_most].into_iter().flatten() {
                 assert!(broker_setting(name).is_some(), "{name}");
             }
         }
@@ -236,6 +295,30 @@ mod tests {
         ] {
             assert!(matches!(load(&[(name, value)]), Err(ConfigError::Refused { .. })), "{name}");
         }
+    }
+
+    #[test]
+    fn what_asks_for_more_nodes_than_one_is_refused() {
+        let cases: [(&[(&str, &str)], bool); 7] = [
+            (&[("process.roles", "controller, broker")], true),
+            (&[("process.roles", "broker")], false),
+            (&[("process.roles", "controller")], false),
+            (&[("controller.quorum.voters", "1@localhost:9093")], true),
+            (&[("controller.quorum.voters", "2@localhost:9093")], false),
+            (&[("broker.id", "2"), ("controller.quorum.voters", "2@localhost:9093")], true),
+            (&[("controller.quorum.voters", "1@a:9093,2@b:9093,3@c:9093")], false),
+        ];
+        for (pairs, valid) in cases {
+            assert_eq!(load(pairs).is_ok(), valid, "{pairs:?}");
+        }
+    }
+
+    #[test]
+    fn settings_that_do_not_act_are_named_in_one_remark() {
+        let pairs = [("num.io.threads", "9"), ("num.replica.fetchers", "3"), ("log.cleaner.threads", "1")];
+        let (_, remarks) = load(&pairs).expect("accepted");
+        assert_eq!(remarks.len(), 1, "{remarks:?}");
+        assert!(remarks[0].ends_with("num.io.threads, num.replica.fetchers"), "{remarks:?}");
     }
 
     #[test]

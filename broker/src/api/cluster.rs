@@ -6,6 +6,7 @@ use ottla_protocol::messages::describe_cluster_response::{DescribeClusterBroker,
 use ottla_protocol::messages::describe_quorum_response::{
     DescribeQuorumResponse, PartitionData, ReplicaState, TopicData,
 };
+use ottla_protocol::messages::describe_topic_partitions_request::Cursor as CursorAsked;
 use ottla_protocol::messages::describe_topic_partitions_response::{
     Cursor, DescribeTopicPartitionsResponse, DescribeTopicPartitionsResponsePartition,
     DescribeTopicPartitionsResponseTopic,
@@ -36,7 +37,6 @@ pub fn describe(
         return Reply::Now(DescribeClusterResponse {
             error_code: code.code(),
             error_message: Some(code.meaning().into()),
-            endpoint_type: request.endpoint_type,
             controller_id: -1,
             cluster_authorized_operations: NO_OPERATIONS,
             ..DescribeClusterResponse::default()
@@ -85,6 +85,22 @@ pub fn describe_topic_partitions(
     };
     names.sort();
     names.dedup();
+    // A cursor stands at a partition, of a topic that is asked for.
+    let lost = |cursor: &CursorAsked| {
+        cursor.partition_index < 0
+            || !request.topics.is_empty()
+                && request.topics.iter().all(|topic| topic.name != cursor.topic_name)
+    };
+    if request.cursor.as_ref().is_some_and(lost) {
+        let refused = |name: &ByteString| DescribeTopicPartitionsResponseTopic {
+            error_code: ErrorCode::InvalidRequest.code(),
+            name: Some(name.clone()),
+            topic_authorized_operations: NO_OPERATIONS,
+            ..DescribeTopicPartitionsResponseTopic::default()
+        };
+        let topics = request.topics.iter().map(|topic| refused(&topic.name)).collect();
+        return Reply::Now(DescribeTopicPartitionsResponse { topics, ..Default::default() });
+    }
     let (from_topic, from_index) = match &request.cursor {
         Some(cursor) => (cursor.topic_name.to_string(), usize::try_from(cursor.partition_index).unwrap_or(0)),
         None => (String::new(), 0),
@@ -107,7 +123,7 @@ pub fn describe_topic_partitions(
             topics.push(DescribeTopicPartitionsResponseTopic {
                 error_code: code.code(),
                 name: Some(name.into()),
-                topic_authorized_operations: NO_OPERATIONS,
+                topic_authorized_operations: TOPIC_OPERATIONS,
                 ..DescribeTopicPartitionsResponseTopic::default()
             });
             continue;
@@ -177,7 +193,6 @@ pub fn describe_quorum(
                             error_code: ErrorCode::UnknownTopicOrPartition.code(),
                             error_message: (cx.version >= 2)
                                 .then(|| ErrorCode::UnknownTopicOrPartition.meaning().into()),
-                            leader_id: -1,
                             ..PartitionData::default()
                         };
                     };

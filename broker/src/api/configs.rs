@@ -36,8 +36,8 @@ pub fn describe(
             match found {
                 Ok(lines) => {
                     let wanted = |line: &Described| match &resource.configuration_keys {
-                        Some(keys) => keys.iter().any(|key| **key == *line.name),
-                        None => true,
+                        Some(keys) if !keys.is_empty() => keys.iter().any(|key| **key == *line.name),
+                        _ => true,
                     };
                     result.configs =
                         lines.into_iter().filter(wanted).map(|line| shown(line, &request)).collect();
@@ -73,8 +73,10 @@ fn lines(cx: &RequestContext<'_>, kind: i8, name: &str) -> Result<Vec<Described>
             )),
             Err(_) => invalid(format!("Broker id must be an integer, but it is: {name}")),
         },
+        Some(ConfigKind::Group) if name.is_empty() => invalid("A group's id is not empty.".into()),
+        Some(ConfigKind::Group) => Ok(describe::group(&cx.node.config, &image, cx.node.id, name)),
         // Nothing can be set for these in this version, so there is nothing to show.
-        Some(ConfigKind::Group | ConfigKind::ClientMetrics) => Ok(Vec::new()),
+        Some(ConfigKind::ClientMetrics) => Ok(Vec::new()),
         Some(ConfigKind::BrokerLogger) => {
             invalid("loggers are not configured over the protocol; set RUST_LOG".into())
         }
@@ -245,6 +247,10 @@ pub fn list(
     for code in wanted {
         let names: Vec<ByteString> = match ConfigKind::from_code(code) {
             Some(ConfigKind::Topic) => image.topic_ids.keys().map(|name| ByteString::from(&**name)).collect(),
+            Some(ConfigKind::Group) => {
+                let groups = image.configs.keys().filter(|set| set.kind == ConfigKind::Group);
+                groups.map(|group| ByteString::from(&*group.name)).collect()
+            }
             Some(ConfigKind::Broker | ConfigKind::BrokerLogger) => {
                 image.brokers.keys().map(|id| ByteString::from(id.to_string())).collect()
             }

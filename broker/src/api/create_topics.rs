@@ -11,6 +11,7 @@ use ottla_protocol::messages::create_topics_response::{
 };
 use ottla_protocol::types::{NodeId, Uuid};
 
+use super::duplicates::answered_once;
 use super::{Reply, RequestContext};
 use crate::config::describe;
 use crate::node::Node;
@@ -19,9 +20,9 @@ pub fn handle(cx: &mut RequestContext<'_>, request: CreateTopicsRequest) -> Repl
     let names: Vec<ByteString> = request.topics.iter().map(|topic| topic.name.clone()).collect();
     let timed_out = || Err(ErrorCode::RequestTimedOut.into());
     // As in Kafka, whoever gives no time gets no topic.
-    if request.timeout_ms == 0 {
-        let results = names.iter().map(|name| result(cx.node, name, &timed_out(), false)).collect();
-        return Reply::Now(CreateTopicsResponse { topics: results, ..Default::default() });
+    if request.timeout_ms <= 0 {
+        let results = names.iter().map(|name| (name, result(cx.node, name, &timed_out(), false)));
+        return Reply::Now(CreateTopicsResponse { topics: answered_once(results), ..Default::default() });
     }
     let topics = request
         .topics
@@ -58,14 +59,14 @@ pub fn handle(cx: &mut RequestContext<'_>, request: CreateTopicsRequest) -> Repl
             Answer::Topics(answers) => names
                 .iter()
                 .zip(answers)
-                .map(|(name, answer)| result(&node, name, &answer, validate_only))
+                .map(|(name, answer)| (name, result(&node, name, &answer, validate_only)))
                 .collect(),
             Answer::Failed(failure) => {
-                names.iter().map(|name| result(&node, name, &Err(failure.clone()), false)).collect()
+                names.iter().map(|name| (name, result(&node, name, &Err(failure.clone()), false))).collect()
             }
             other => panic!("CreateTopics was answered with {other:?}"),
         };
-        slot.complete(&CreateTopicsResponse { topics: results, ..Default::default() });
+        slot.complete(&CreateTopicsResponse { topics: answered_once(results), ..Default::default() });
     });
     Reply::Later
 }
@@ -94,6 +95,7 @@ fn result(
                 topic_id: if validate_only { Uuid::ZERO } else { made.id },
                 num_partitions: made.partitions,
                 replication_factor: made.replication_factor,
+                error_message: None,
                 configs: Some(configs),
                 ..CreatableTopicResult::default()
             }

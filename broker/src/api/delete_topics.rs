@@ -2,17 +2,19 @@
 
 use bytestring::ByteString;
 use ottla_machine::controller::command::{Answer, Command, TopicRef};
+use ottla_protocol::error::ErrorCode;
 use ottla_protocol::messages::DeleteTopicsRequest;
 use ottla_protocol::messages::delete_topics_response::{DeletableTopicResult, DeleteTopicsResponse};
 use ottla_protocol::types::Uuid;
 
+use super::duplicates::answered_once;
 use super::{Reply, RequestContext};
 
 pub fn handle(cx: &mut RequestContext<'_>, request: DeleteTopicsRequest) -> Reply<DeleteTopicsResponse> {
     let asked: Vec<(Option<ByteString>, Uuid)> = if cx.version >= 6 {
-        request.topics.into_iter().map(|topic| (topic.name, topic.topic_id)).collect()
+        request.topics.iter().map(|topic| (topic.name.clone(), topic.topic_id)).collect()
     } else {
-        request.topic_names.into_iter().map(|name| (Some(name), Uuid::ZERO)).collect()
+        request.topic_names.iter().map(|name| (Some(name.clone()), Uuid::ZERO)).collect()
     };
     let topics = asked
         .iter()
@@ -22,6 +24,18 @@ pub fn handle(cx: &mut RequestContext<'_>, request: DeleteTopicsRequest) -> Repl
             None => TopicRef::Id(*id),
         })
         .collect();
+    // As in Kafka, whoever gives no time deletes nothing.
+    if request.timeout_ms <= 0 {
+        let timed_out = |(name, topic_id): (Option<ByteString>, Uuid)| DeletableTopicResult {
+            name,
+            topic_id,
+            error_code: ErrorCode::RequestTimedOut.code(),
+            error_message: None,
+        };
+        let responses = answered_once(asked.into_iter().map(|topic| (topic.clone(), timed_out(topic))));
+        return Reply::Now(DeleteTopicsResponse { responses, ..Default::default() });
+    }
+    let version = cx.version;
     let slot = cx.defer();
     cx.node.controller.submit(Command::DeleteTopics { topics }, move |answer| {
         let answers = match answer {
@@ -29,24 +43,32 @@ pub fn handle(cx: &mut RequestContext<'_>, request: DeleteTopicsRequest) -> Repl
             Answer::Failed(failure) => vec![Err(failure); asked.len()],
             other => panic!("DeleteTopics was answered with {other:?}"),
         };
-        let responses = asked
-            .into_iter()
-            .zip(answers)
-            .map(|((name, topic_id), answer)| match answer {
+        let responses = asked.into_iter().zip(answers).map(|(named, answer)| {
+            let result = match answer {
                 Ok(gone) => DeletableTopicResult {
                     name: Some(ByteString::from(&*gone.name)),
                     topic_id: gone.id,
                     ..DeletableTopicResult::default()
                 },
                 Err(failure) => DeletableTopicResult {
-                    name,
-                    topic_id,
-                    error_code: failure.code.code(),
+                    name: named.0.clone(),
+                    topic_id: named.1,
+                    error_code: code_for(failure.code, version).code(),
                     error_message: Some(failure.message.into()),
                 },
-            })
-            .collect();
+            };
+            (named, result)
+        });
+        let responses = answered_once(responses);
         slot.complete(&DeleteTopicsResponse { responses, ..Default::default() });
     });
     Reply::Later
+}
+
+/// Clients of before v3 know no TOPIC_DELETION_DISABLED.
+fn code_for(code: ErrorCode, version: i16) -> ErrorCode {
+    match code {
+        ErrorCode::TopicDeletionDisabled if version < 3 => ErrorCode::InvalidRequest,
+        code => code,
+    }
 }

@@ -8,6 +8,15 @@ use crate::config::Config;
 /// The topic that groups and their offsets are stored in.
 pub const CONSUMER_OFFSETS: &str = "__consumer_offsets";
 
+/// Topics of coordinators that this version does not have, and the controllers' own: nobody makes them by asking for them.
+const NOT_MADE: [&str; 3] = ["__transaction_state", "__share_group_state", "__cluster_metadata"];
+
+/// Whether a topic of this name is made because a client asks for it.
+#[must_use]
+pub fn is_made_on_demand(name: &str) -> bool {
+    !NOT_MADE.contains(&name)
+}
+
 /// A topic of this name as it is made when somebody needs it.
 #[must_use]
 pub fn new_topic(config: &Config, image: &Image, name: &str) -> NewTopic {

@@ -3,14 +3,16 @@
 //! v0: an empty list means all topics; v1 and later: null does. v4 says whether unknown topics may be made. v10 brings topic ids, v12
 //! asking by them. v8 to v10 show what the client may do.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytestring::ByteString;
-use ottla_machine::controller::command::{Command, NewTopic};
+use ottla_machine::controller::command::{Answer, Command, NewTopic};
 use ottla_machine::controller::image::{Image, Topic};
 use ottla_machine::controller::topics::check_name;
 use ottla_protocol::error::ErrorCode;
 use ottla_protocol::messages::MetadataRequest;
+use ottla_protocol::messages::metadata_request::MetadataRequestTopic;
 use ottla_protocol::messages::metadata_response::{
     MetadataResponse, MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
@@ -28,14 +30,23 @@ pub fn handle(cx: &mut RequestContext<'_>, request: MetadataRequest) -> Reply<Me
     let image = cx.node.image.load_full();
     let missing = topics_to_make(cx, &image, &request);
     if missing.is_empty() {
-        return Reply::Now(respond(cx, &image, &request));
+        return Reply::Now(Frozen::of(cx).respond(&image, &request, &BTreeMap::new()));
     }
     // The answer names the new topics with their leaders, so that the client need not ask again.
     let slot = cx.defer();
     let frozen = Frozen::of(cx);
     let node = Arc::clone(cx.node);
-    cx.node.controller.submit(Command::CreateTopics { topics: missing, validate_only: false }, move |_| {
-        slot.complete(&frozen.respond(&node.image.load_full(), &request));
+    let names: Vec<String> = missing.iter().map(|topic| topic.name.clone()).collect();
+    let command = Command::CreateTopics { topics: missing, validate_only: false };
+    cx.node.controller.submit(command, move |answer| {
+        let refused = match answer {
+            Answer::Topics(answers) => {
+                let refused = names.into_iter().zip(answers);
+                refused.filter_map(|(name, answer)| Some((name, answer.err()?.code))).collect()
+            }
+            _ => BTreeMap::new(),
+        };
+        slot.complete(&frozen.respond(&node.image.load_full(), &request, &refused));
     });
     Reply::Later
 }
@@ -49,7 +60,8 @@ fn topics_to_make(cx: &RequestContext<'_>, image: &Image, request: &MetadataRequ
     let named = request.topics.iter().flatten().filter(|topic| topic.topic_id.is_zero());
     let names = named.filter_map(|topic| topic.name.as_ref());
     let mut missing: Vec<NewTopic> = names
-        .filter(|name| image.topic_by_name(name).is_none() && check_name(name).is_ok())
+        .filter(|name| image.topic_by_name(name).is_none())
+        .filter(|name| check_name(name).is_ok() && internal_topics::is_made_on_demand(name))
         .map(|name| internal_topics::new_topic(&cx.node.config, image, name))
         .collect();
     missing.sort_by(|a, b| a.name.cmp(&b.name));
@@ -64,8 +76,16 @@ struct Frozen {
     controller_id: i32,
 }
 
-fn respond(cx: &RequestContext<'_>, image: &Image, request: &MetadataRequest) -> MetadataResponse {
-    Frozen::of(cx).respond(image, request)
+/// The topics that a request is answered about: each once, however often it stands there, and where any is named by its id, only
+/// those, as in Kafka.
+fn asked_once(topics: &[MetadataRequestTopic]) -> Vec<&MetadataRequestTopic> {
+    let by_id = topics.iter().any(|topic| !topic.topic_id.is_zero());
+    let mut seen = BTreeSet::new();
+    topics
+        .iter()
+        .filter(|topic| !by_id || !topic.topic_id.is_zero())
+        .filter(|topic| seen.insert((topic.topic_id, topic.name.as_deref().filter(|_| !by_id))))
+        .collect()
 }
 
 impl Frozen {
@@ -82,7 +102,13 @@ impl Frozen {
         Self { version: cx.version, brokers, controller_id: cx.node.id.0 }
     }
 
-    fn respond(&self, image: &Image, request: &MetadataRequest) -> MetadataResponse {
+    /// `refused`: why topics that were to be made were not.
+    fn respond(
+        &self,
+        image: &Image,
+        request: &MetadataRequest,
+        refused: &BTreeMap<String, ErrorCode>,
+    ) -> MetadataResponse {
         let all = match &request.topics {
             None => true,
             Some(topics) => topics.is_empty() && self.version == 0,
@@ -96,11 +122,17 @@ impl Frozen {
                 .map(|topic| known(topic, with_operations))
                 .collect()
         } else {
-            request
-                .topics
-                .iter()
-                .flatten()
-                .map(|asked| self.one(image, asked.name.as_ref(), asked.topic_id, with_operations))
+            let refused = |name: &ByteString| refused.get(&**name).copied();
+            asked_once(request.topics.as_deref().unwrap_or_default())
+                .into_iter()
+                .map(|asked| match self.one(image, asked.name.as_ref(), asked.topic_id, with_operations) {
+                    mut missing if missing.error_code == ErrorCode::UnknownTopicOrPartition.code() => {
+                        let why = asked.name.as_ref().and_then(refused);
+                        missing.error_code = why.map_or(missing.error_code, ErrorCode::code);
+                        missing
+                    }
+                    topic => topic,
+                })
                 .collect()
         };
         MetadataResponse {
@@ -143,6 +175,10 @@ impl Frozen {
             Some(name) => match image.topic_by_name(name) {
                 Some(topic) => known(topic, with_operations),
                 None if check_name(name).is_err() => failed(ErrorCode::InvalidTopicException),
+                None if with_operations => MetadataResponseTopic {
+                    topic_authorized_operations: TOPIC_OPERATIONS,
+                    ..failed(ErrorCode::UnknownTopicOrPartition)
+                },
                 None => failed(ErrorCode::UnknownTopicOrPartition),
             },
         }
@@ -171,5 +207,29 @@ fn known(topic: &Topic, with_operations: bool) -> MetadataResponseTopic {
             })
             .collect(),
         topic_authorized_operations: if with_operations { TOPIC_OPERATIONS } else { NO_OPERATIONS },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_is_answered_once_and_ids_exclude_names() {
+        let id = |byte: u8| Uuid([byte; 16]);
+        let by_name =
+            |name: &'static str| MetadataRequestTopic { name: Some(name.into()), topic_id: Uuid::ZERO };
+        let by_id = |byte: u8| MetadataRequestTopic { name: None, topic_id: id(byte) };
+        let named = MetadataRequestTopic { name: Some("a".into()), topic_id: id(1) };
+        let cases: [(Vec<MetadataRequestTopic>, usize); 5] = [
+            (vec![], 0),
+            (vec![by_name("a"), by_name("b"), by_name("a")], 2),
+            (vec![by_id(1), by_id(2), by_id(1)], 2),
+            (vec![by_name("a"), by_id(1)], 1),
+            (vec![named, by_id(1)], 1),
+        ];
+        for (topics, expected) in cases {
+            assert_eq!(asked_once(&topics).len(), expected, "{topics:?}");
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! The settings of a broker: Kafka 4.3.1's names and defaults, but for those that the README lists as different.
+//! The settings of a broker: Kafka 4.3.1's names and defaults, but for those that the README lists as different. `dynamic` is Kafka's too,
+//! but false for what acts here and is only read at the start (listeners, connection limits, threads).
 
 use super::setting::Effect::*;
 use super::setting::Kind::*;
@@ -120,9 +121,9 @@ pub(super) const BROKER_SETTINGS: &[Setting] = &[
     Setting { name: "kafka.metrics.polling.interval.secs", kind: Int, default: Some("10"), valid: Between(1, i64::MAX), effect: JvmOnly, dynamic: false, doc: "" },
     Setting { name: "kafka.metrics.reporters", kind: List, default: Some(""), valid: Any, effect: JvmOnly, dynamic: false, doc: "" },
     Setting { name: "leader.imbalance.check.interval.seconds", kind: Long, default: Some("300"), valid: Between(1, i64::MAX), effect: NotYet, dynamic: false, doc: "" },
-    Setting { name: "listener.security.protocol.map", kind: Text, default: Some("SASL_SSL:SASL_SSL,PLAINTEXT:PLAINTEXT,SSL:SSL,SASL_PLAINTEXT:SASL_PLAINTEXT"), valid: Any, effect: Acts, dynamic: true, doc: "The security protocol of each listener name; PLAINTEXT is what this version speaks." },
-    Setting { name: "listeners", kind: List, default: Some("PLAINTEXT://localhost:9092"), valid: Any, effect: Acts, dynamic: true, doc: "Where this node listens, as NAME://host:port." },
-    Setting { name: "log.cleaner.backoff.ms", kind: Long, default: Some("15000"), valid: Between(0, i64::MAX), effect: Acts, dynamic: true, doc: "How long the cleaner rests when there is nothing to clean." },
+    Setting { name: "listener.security.protocol.map", kind: Text, default: Some("SASL_SSL:SASL_SSL,PLAINTEXT:PLAINTEXT,SSL:SSL,SASL_PLAINTEXT:SASL_PLAINTEXT"), valid: Any, effect: Acts, dynamic: false, doc: "The security protocol of each listener name; PLAINTEXT is what this version speaks." },
+    Setting { name: "listeners", kind: List, default: Some("PLAINTEXT://localhost:9092"), valid: Any, effect: Acts, dynamic: false, doc: "Where this node listens, as NAME://host:port." },
+    Setting { name: "log.cleaner.backoff.ms", kind: Long, default: Some("15000"), valid: Between(0, i64::MAX), effect: Acts, dynamic: false, doc: "How long the cleaner rests when there is nothing to clean." },
     Setting { name: "log.cleaner.dedupe.buffer.size", kind: Long, default: Some("134217728"), valid: Any, effect: NotYet, dynamic: true, doc: "" },
     Setting { name: "log.cleaner.delete.retention.ms", kind: Long, default: Some("86400000"), valid: Between(0, i64::MAX), effect: Acts, dynamic: true, doc: "" },
     Setting { name: "log.cleaner.enable", kind: Boolean, default: Some("true"), valid: Any, effect: Acts, dynamic: false, doc: "Whether compacted topics are cleaned." },
@@ -162,8 +163,8 @@ pub(super) const BROKER_SETTINGS: &[Setting] = &[
     Setting { name: "log.segment.bytes", kind: Int, default: Some("1073741824"), valid: Between(1048576, i64::MAX), effect: Acts, dynamic: true, doc: "" },
     Setting { name: "log.segment.delete.delay.ms", kind: Long, default: Some("60000"), valid: Between(0, i64::MAX), effect: NotYet, dynamic: true, doc: "" },
     Setting { name: "max.connection.creation.rate", kind: Int, default: Some("2147483647"), valid: Between(0, i64::MAX), effect: NotYet, dynamic: true, doc: "" },
-    Setting { name: "max.connections", kind: Int, default: Some("20000"), valid: Between(0, i64::MAX), effect: Acts, dynamic: true, doc: "Connections at once at most." },
-    Setting { name: "max.connections.per.ip", kind: Int, default: Some("10000"), valid: Between(0, i64::MAX), effect: Acts, dynamic: true, doc: "Connections at once from one address at most." },
+    Setting { name: "max.connections", kind: Int, default: Some("20000"), valid: Between(0, i64::MAX), effect: Acts, dynamic: false, doc: "Connections at once at most." },
+    Setting { name: "max.connections.per.ip", kind: Int, default: Some("10000"), valid: Between(0, i64::MAX), effect: Acts, dynamic: false, doc: "Connections at once from one address at most." },
     Setting { name: "max.connections.per.ip.overrides", kind: Text, default: Some(""), valid: Any, effect: NotYet, dynamic: true, doc: "" },
     Setting { name: "max.incremental.fetch.session.cache.slots", kind: Int, default: Some("1000"), valid: Between(0, i64::MAX), effect: Acts, dynamic: false, doc: "Fetch sessions that are kept at most." },
     Setting { name: "max.request.partition.size.limit", kind: Int, default: Some("2000"), valid: Between(1, i64::MAX), effect: NotYet, dynamic: false, doc: "" },
@@ -183,7 +184,7 @@ pub(super) const BROKER_SETTINGS: &[Setting] = &[
     Setting { name: "min.insync.replicas", kind: Int, default: Some("1"), valid: Between(1, i64::MAX), effect: Acts, dynamic: true, doc: "Default of the topics' min.insync.replicas." },
     Setting { name: "node.id", kind: Int, default: Some("1"), valid: Between(0, i64::MAX), effect: Acts, dynamic: false, doc: "The id of this node." },
     Setting { name: "num.io.threads", kind: Int, default: Some("8"), valid: Between(1, i64::MAX), effect: NotYet, dynamic: true, doc: "" },
-    Setting { name: "num.network.threads", kind: Int, default: None, valid: Between(1, i64::MAX), effect: Acts, dynamic: true, doc: "Worker threads; unset: one per core." },
+    Setting { name: "num.network.threads", kind: Int, default: None, valid: Between(1, i64::MAX), effect: Acts, dynamic: false, doc: "Worker threads; unset: one per core." },
     Setting { name: "num.partitions", kind: Int, default: Some("1"), valid: Between(1, i64::MAX), effect: Acts, dynamic: false, doc: "Partitions of a topic whose maker does not say." },
     Setting { name: "num.recovery.threads.per.data.dir", kind: Int, default: Some("2"), valid: Between(1, i64::MAX), effect: NotYet, dynamic: true, doc: "" },
     Setting { name: "num.replica.alter.log.dirs.threads", kind: Int, default: None, valid: Any, effect: NotYet, dynamic: false, doc: "" },
@@ -199,7 +200,7 @@ pub(super) const BROKER_SETTINGS: &[Setting] = &[
     Setting { name: "offsets.topic.segment.bytes", kind: Int, default: Some("104857600"), valid: Between(1, i64::MAX), effect: Acts, dynamic: false, doc: "segment.bytes of __consumer_offsets." },
     Setting { name: "principal.builder.class", kind: Class, default: Some("org.apache.kafka.common.security.authenticator.DefaultKafkaPrincipalBuilder"), valid: Any, effect: JvmOnly, dynamic: true, doc: "" },
     Setting { name: "process.roles", kind: List, default: Some("broker,controller"), valid: Any, effect: Acts, dynamic: false, doc: "What this node is: broker, controller, or both." },
-    Setting { name: "producer.id.expiration.ms", kind: Int, default: Some("86400000"), valid: Between(1, i64::MAX), effect: Acts, dynamic: true, doc: "How long an idle producer's sequences are remembered." },
+    Setting { name: "producer.id.expiration.ms", kind: Int, default: Some("86400000"), valid: Between(1, i64::MAX), effect: Acts, dynamic: false, doc: "How long an idle producer's sequences are remembered." },
     Setting { name: "producer.purgatory.purge.interval.requests", kind: Int, default: Some("1000"), valid: Any, effect: NotYet, dynamic: false, doc: "" },
     Setting { name: "queued.max.request.bytes", kind: Long, default: Some("268435456"), valid: Any, effect: Acts, dynamic: false, doc: "Bytes of requests in memory at most; sockets are not read while it is reached." },
     Setting { name: "queued.max.requests", kind: Int, default: Some("500"), valid: Between(1, i64::MAX), effect: NotYet, dynamic: false, doc: "" },

@@ -4,8 +4,8 @@ use ottla_machine::controller::image::{ConfigResource, Image};
 use ottla_protocol::types::NodeId;
 
 use super::setting::{Kind, Setting};
-use super::topic::{ValueSource, broker_value, effective, scaled};
-use super::{Config, broker_setting, broker_settings, topic_settings};
+use super::topic::{ValueSource, broker_value, effective};
+use super::{Config, broker_setting, broker_settings, group_settings, topic_settings};
 
 /// One line of the answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,10 +32,18 @@ pub fn topic(config: &Config, image: &Image, node: NodeId, topic: &str) -> Vec<D
             let (value, source) = effective(config, image, node, Some(topic), setting.name);
             let mut synonyms = Vec::new();
             if let Some(value) = image.topic_config(topic, setting.name) {
-                synonyms.push((setting.name, Some(value.to_string()), ValueSource::DynamicTopic));
+                synonyms.push((setting.name, Some(setting.shown(value)), ValueSource::DynamicTopic));
             }
-            for (name, factor) in row.synonyms {
-                synonyms.extend(broker_synonyms(config, image, Some(node), name, *factor));
+            let brokers = row.synonyms.iter();
+            let brokers: Vec<_> =
+                brokers.flat_map(|(name, _)| broker_synonyms(config, image, Some(node), name)).collect();
+            // As in Kafka: while nothing is set, the default of a setting in another unit is not shown.
+            let primary = row.synonyms.first().map(|(name, _)| *name);
+            let told = |(name, _, source): &(&str, _, ValueSource)| {
+                *source != ValueSource::Default || Some(*name) == primary
+            };
+            if brokers.iter().any(told) {
+                synonyms.extend(brokers);
             }
             describe(setting, value, source, false, synonyms)
         })
@@ -65,8 +73,41 @@ pub fn broker(config: &Config, image: &Image, node: Option<NodeId>) -> Vec<Descr
                 Some((value, source)) => (Some(value), source),
                 None => (setting.default.map(str::to_owned), ValueSource::Default),
             };
-            let synonyms = broker_synonyms(config, image, Some(id), setting.name, 1);
+            let synonyms = broker_synonyms(config, image, Some(id), setting.name);
+            if setting.name == "broker.id" {
+                let value = Some(id.to_string());
+                let own = (setting.name, value.clone(), ValueSource::StaticBroker);
+                return describe(setting, value, ValueSource::StaticBroker, true, vec![own]);
+            }
             describe(setting, value, source, !setting.dynamic, synonyms)
+        })
+        .collect()
+}
+
+/// All settings of a group.
+#[must_use]
+pub fn group(config: &Config, image: &Image, node: NodeId, group: &str) -> Vec<Described> {
+    let resource = ConfigResource::group(group);
+    group_settings()
+        .iter()
+        .map(|row| {
+            let setting = &row.setting;
+            let own = image.config(&resource, setting.name).map(|value| setting.shown(value));
+            let brokers = row.synonym.and_then(|name| broker_value(config, image, node, name));
+            let (value, source) = match (&own, brokers) {
+                (Some(value), _) => (Some(value.clone()), ValueSource::DynamicGroup),
+                (None, Some((value, source))) => (Some(value), source),
+                (None, None) => (setting.default.map(str::to_owned), ValueSource::Default),
+            };
+            let mut synonyms: Vec<_> =
+                own.map(|value| (setting.name, Some(value), ValueSource::DynamicGroup)).into_iter().collect();
+            match row.synonym {
+                Some(name) => synonyms.extend(broker_synonyms(config, image, Some(node), name)),
+                None => {
+                    synonyms.push((setting.name, setting.default.map(str::to_owned), ValueSource::Default));
+                }
+            }
+            describe(setting, value, source, false, synonyms)
         })
         .collect()
 }
@@ -84,7 +125,7 @@ fn describe(
     }
     Described {
         name: setting.name,
-        value: value.filter(|_| !sensitive),
+        value: value.filter(|_| !sensitive).map(|value| setting.shown(&value)),
         source,
         kind: setting.kind,
         read_only,
@@ -99,9 +140,9 @@ fn broker_synonyms(
     image: &Image,
     node: Option<NodeId>,
     name: &'static str,
-    factor: i64,
 ) -> Vec<(&'static str, Option<String>, ValueSource)> {
-    let value = |value: &str| Some(scaled(value, factor));
+    let Some(setting) = broker_setting(name) else { return Vec::new() };
+    let value = |value: &str| Some(setting.shown(value));
     let mut synonyms = Vec::new();
     if let Some(set) = image.config(&ConfigResource::broker(node), name) {
         synonyms.push((name, value(set), ValueSource::DynamicBroker));
@@ -112,8 +153,115 @@ fn broker_synonyms(
     if let Some(set) = config.static_value(name) {
         synonyms.push((name, value(set), ValueSource::StaticBroker));
     }
-    if let Some(default) = broker_setting(name).and_then(|setting| setting.default) {
+    if let Some(default) = setting.default {
         synonyms.push((name, value(default), ValueSource::Default));
     }
     synonyms
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use ottla_machine::controller::record::Record;
+
+    use super::*;
+
+    /// A broker's setting `name` is `value` in its file, and dynamically for it, and for all brokers.
+    fn world(file: &[(&str, &str)], records: &[(ConfigResource, &str, &str)]) -> (Config, Image) {
+        let (mut config, mut image) = (Config::default(), Image::default());
+        for (name, value) in file {
+            config.set(name, value);
+        }
+        for (resource, key, value) in records {
+            let record = Record::Config {
+                resource: resource.clone(),
+                key: Arc::from(*key),
+                value: Some(Arc::from(*value)),
+            };
+            image.apply(&record).expect("a configuration always applies");
+        }
+        (config, image)
+    }
+
+    #[test]
+    fn a_value_is_shown_with_its_source_and_everything_it_hides() {
+        use ValueSource::*;
+        let node = NodeId(1);
+        let (own, all) = (ConfigResource::broker(Some(node)), ConfigResource::broker(None));
+        let topic_set = ConfigResource::topic("t");
+        type Line<'a> = (&'a str, ValueSource, &'a [(&'a str, &'a str, ValueSource)]);
+        type Case<'a> =
+            (&'a [(&'a str, &'a str)], &'a [(ConfigResource, &'a str, &'a str)], &'a str, Line<'a>);
+        let set_everywhere = [
+            (topic_set.clone(), "retention.ms", " 5 "),
+            (own.clone(), "log.retention.ms", "6"),
+            (all.clone(), "log.retention.ms", "7"),
+        ];
+        let cases: [Case<'_>; 6] = [
+            (&[], &[], "retention.ms", ("604800000", Default, &[])),
+            (
+                &[],
+                &set_everywhere[..1],
+                "retention.ms",
+                ("5", DynamicTopic, &[("retention.ms", "5", DynamicTopic)]),
+            ),
+            (
+                &[("log.retention.hours", "24")],
+                &[],
+                "retention.ms",
+                (
+                    "86400000",
+                    StaticBroker,
+                    &[("log.retention.hours", "24", StaticBroker), ("log.retention.hours", "168", Default)],
+                ),
+            ),
+            (
+                &[],
+                &set_everywhere,
+                "retention.ms",
+                (
+                    "5",
+                    DynamicTopic,
+                    &[
+                        ("retention.ms", "5", DynamicTopic),
+                        ("log.retention.ms", "6", DynamicBroker),
+                        ("log.retention.ms", "7", DynamicDefaultBroker),
+                        ("log.retention.hours", "168", Default),
+                    ],
+                ),
+            ),
+            (&[], &[], "flush.messages", ("1", Default, &[("log.flush.interval.messages", "1", Default)])),
+            (&[], &[], "preallocate", ("false", Default, &[("log.preallocate", "false", Default)])),
+        ];
+        for (file, records, name, (value, source, synonyms)) in cases {
+            let (config, image) = world(file, records);
+            let lines = topic(&config, &image, node, "t");
+            let line = lines.iter().find(|line| line.name == name).expect("the table has it");
+            let shown: Vec<_> = line
+                .synonyms
+                .iter()
+                .map(|(name, value, source)| (*name, value.as_deref().unwrap_or_default(), *source))
+                .collect();
+            assert_eq!((line.value.as_deref(), line.source), (Some(value), source), "{name}");
+            assert_eq!(shown, synonyms, "{name}");
+            assert_ne!(line.documentation, "", "{name}");
+        }
+    }
+
+    #[test]
+    fn a_groups_value_hides_the_brokers() {
+        let name = "consumer.session.timeout.ms";
+        let (config, image) = world(
+            &[("group.consumer.session.timeout.ms", "50000")],
+            &[(ConfigResource::group("g"), name, "46000")],
+        );
+        let line = |id: &str| {
+            let lines = group(&config, &image, NodeId(1), id);
+            let line = lines.into_iter().find(|line| line.name == name).expect("the table has it");
+            (line.value.expect("a value"), line.source, line.synonyms.len())
+        };
+        assert_eq!(line("g"), ("46000".to_owned(), ValueSource::DynamicGroup, 3));
+        assert_eq!(line("other"), ("50000".to_owned(), ValueSource::StaticBroker, 2));
+    }
 }

@@ -37,6 +37,10 @@ pub enum Valid {
     Fraction,
     /// 1 to 9, or -1.
     GzipLevel,
+    /// `latest`, `earliest`, or `by_duration:` and an ISO 8601 duration.
+    OffsetReset,
+    /// `*`, or pairs `partition:broker`.
+    Replicas,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -59,6 +63,15 @@ pub struct TopicSetting {
     pub synonyms: &'static [(&'static str, i64)],
 }
 
+/// A group's setting, the broker's setting that gives its default, and those that bound it.
+#[derive(Clone, Copy, Debug)]
+pub struct GroupSetting {
+    pub setting: Setting,
+    pub synonym: Option<&'static str>,
+    pub at_least: Option<&'static str>,
+    pub at_most: Option<&'static str>,
+}
+
 impl Setting {
     #[must_use]
     pub fn documentation(&self) -> String {
@@ -71,6 +84,24 @@ impl Setting {
             ("", Effect::NotYet) => "Kafka's setting; has no effect in this version.".into(),
             (doc, Effect::NotYet) => format!("{doc} Has no effect in this version."),
             (doc, _) => doc.into(),
+        }
+    }
+
+    /// A valid value as DescribeConfigs shows it: without blanks around it, lists without blanks between items.
+    #[must_use]
+    pub fn shown(&self, value: &str) -> String {
+        match self.kind {
+            Kind::Boolean => value.trim().to_lowercase(),
+            Kind::List => value.split(',').map(str::trim).collect::<Vec<_>>().join(","),
+            Kind::Int | Kind::Short | Kind::Long => value
+                .trim()
+                .parse::<i64>()
+                .map_or_else(|_| value.trim().to_owned(), |number| number.to_string()),
+            Kind::Double => value
+                .trim()
+                .parse::<f64>()
+                .map_or_else(|_| value.trim().to_owned(), |number| format!("{number:?}")),
+            Kind::Text | Kind::Class | Kind::Password => value.trim().to_owned(),
         }
     }
 
@@ -116,14 +147,31 @@ impl Setting {
                 }
             }
             Valid::Fraction => match value.parse::<f64>() {
-                Ok(number) if (0.0..=1.0).contains(&number) => Ok(()),
-                _ => invalid("Value must be between 0 and 1".into()),
+                Ok(number) if number < 0.0 => invalid("Value must be at least 0".into()),
+                Ok(number) if number <= 1.0 => Ok(()),
+                _ => invalid("Value must be no more than 1".into()),
             },
+            Valid::OffsetReset
+                if !matches!(value, "latest" | "earliest") && !value.starts_with("by_duration:P") =>
+            {
+                invalid("It must be latest, earliest, or by_duration: and an ISO 8601 duration".into())
+            }
+            Valid::Replicas => {
+                let pair = |item: &str| {
+                    let (partition, broker) = item.trim().split_once(':')?;
+                    partition.parse::<u32>().ok().and(broker.parse::<u32>().ok())
+                };
+                if matches!(value, "" | "*") || value.split(',').all(|item| pair(item).is_some()) {
+                    Ok(())
+                } else {
+                    invalid("It must be * or a list of partition:broker pairs".into())
+                }
+            }
             Valid::GzipLevel => match value.parse::<i64>() {
                 Ok(-1 | 1..=9) => Ok(()),
                 _ => invalid("Value must be between 1 and 9 or -1".into()),
             },
-            Valid::Any | Valid::OneOf(_) => Ok(()),
+            Valid::Any | Valid::OneOf(_) | Valid::OffsetReset => Ok(()),
         }
     }
 }

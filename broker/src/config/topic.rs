@@ -152,7 +152,7 @@ pub fn broker_value(
     config.static_value(name).map(|value| (value.to_owned(), ValueSource::StaticBroker))
 }
 
-pub(super) fn scaled(value: &str, factor: i64) -> String {
+fn scaled(value: &str, factor: i64) -> String {
     match value.trim().parse::<i64>() {
         // -1 means "for ever" in every unit.
         Ok(number) if factor != 1 && number >= 0 => number.saturating_mul(factor).to_string(),

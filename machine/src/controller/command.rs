@@ -160,6 +160,16 @@ pub trait ConfigRules: Send + Sync {
     /// # Errors
     /// INVALID_CONFIG or INVALID_REQUEST, in words.
     fn check(&self, kind: ConfigKind, key: &str, value: &str) -> Result<(), Failure>;
+    /// Whether all that is set for a resource goes together.
+    ///
+    /// # Errors
+    /// INVALID_CONFIG, in words.
+    fn check_together(
+        &self,
+        image: &Image,
+        kind: ConfigKind,
+        set: &BTreeMap<&str, &str>,
+    ) -> Result<(), Failure>;
     /// The value in force, where it is a list: what APPEND and SUBTRACT work on. `None`: not a list.
     fn list(&self, image: &Image, resource: &ConfigResource, key: &str) -> Option<Vec<String>>;
 }

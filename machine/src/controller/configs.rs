@@ -8,6 +8,7 @@ use super::command::{Answer, ConfigChange, ConfigOp, ConfigRules, Failure};
 use super::decide::Decision;
 use super::image::{ConfigKind, ConfigResource, Image};
 use super::record::Record;
+use super::topics::check_name;
 
 pub(super) fn alter(
     image: &Image,
@@ -51,7 +52,7 @@ fn alter_one(
     let twice: Vec<_> =
         change.ops.iter().map(|(key, _)| key.as_str()).filter(|key| !keys.insert(*key)).collect();
     if !twice.is_empty() {
-        let message = format!("Error due to duplicate config keys: {}", twice.join(","));
+        let message = format!("Duplicate config keys: {}", twice.join(","));
         return Err(Failure::new(ErrorCode::InvalidRequest, message));
     }
     let mut values: BTreeMap<&str, Option<String>> = BTreeMap::new();
@@ -79,6 +80,7 @@ fn alter_one(
         }
         values.insert(key, value);
     }
+    check_together(image, rules, resource, &values)?;
     let changed = values
         .into_iter()
         .filter(|(key, value)| image.config(resource, key).map(|set| &**set) != value.as_deref());
@@ -91,6 +93,24 @@ fn alter_one(
         .collect())
 }
 
+/// Judges what will be set once the change is made.
+fn check_together(
+    image: &Image,
+    rules: &dyn ConfigRules,
+    resource: &ConfigResource,
+    changed: &BTreeMap<&str, Option<String>>,
+) -> Result<(), Failure> {
+    let before = image.configs.get(resource).into_iter().flat_map(|set| set.iter());
+    let mut set: BTreeMap<&str, &str> = before.map(|(key, value)| (&**key, &**value)).collect();
+    for (key, value) in changed {
+        match value {
+            Some(value) => set.insert(key, value),
+            None => set.remove(key),
+        };
+    }
+    rules.check_together(image, resource.kind, &set)
+}
+
 fn edit_list(
     image: &Image,
     rules: &dyn ConfigRules,
@@ -100,10 +120,8 @@ fn edit_list(
     append: bool,
 ) -> Result<String, Failure> {
     let Some(mut list) = rules.list(image, resource, key) else {
-        let message = format!(
-            "Config value {} is not allowed for config key: {key}",
-            if append { "append" } else { "subtract" }
-        );
+        let operation = if append { "APPEND" } else { "SUBTRACT" };
+        let message = format!("Can't {operation} to key {key}: its type is not LIST.");
         return Err(Failure::new(ErrorCode::InvalidConfig, message));
     };
     for item in value.split(',').map(str::trim) {
@@ -119,23 +137,29 @@ fn edit_list(
 }
 
 fn check_resource(image: &Image, resource: &ConfigResource) -> Result<(), Failure> {
+    let refused = |message: String| Err(Failure::new(ErrorCode::InvalidRequest, message));
     match resource.kind {
-        ConfigKind::Topic if image.topic_by_name(&resource.name).is_none() => Err(Failure::new(
-            ErrorCode::UnknownTopicOrPartition,
-            format!("The topic '{}' does not exist.", resource.name),
-        )),
+        ConfigKind::Topic if resource.name.is_empty() => {
+            refused("There are no defaults of all topics; set the brokers' settings instead.".into())
+        }
+        ConfigKind::Topic if image.topic_by_name(&resource.name).is_none() => {
+            check_name(&resource.name)?;
+            let message = format!("The topic '{}' does not exist.", resource.name);
+            Err(Failure::new(ErrorCode::UnknownTopicOrPartition, message))
+        }
         ConfigKind::Broker if !resource.name.is_empty() => match resource.name.parse::<i32>() {
             Ok(id) if image.brokers.keys().any(|known| known.0 == id) => Ok(()),
-            Ok(id) => Err(Failure::new(
-                ErrorCode::BrokerIdNotRegistered,
-                format!("No broker with id {id} is registered."),
-            )),
-            Err(_) => {
-                Err(Failure::new(ErrorCode::InvalidRequest, format!("Invalid broker name {}", resource.name)))
-            }
+            Ok(id) => refused(format!("No broker with id {id} is registered.")),
+            Err(_) => refused(format!("Node id must be an integer, but it is: {}", resource.name)),
         },
         ConfigKind::Group if resource.name.is_empty() => {
-            Err(Failure::new(ErrorCode::InvalidRequest, "Default group resources are not allowed."))
+            refused("There are no defaults of all groups; set the brokers' settings instead.".into())
+        }
+        ConfigKind::ClientMetrics => {
+            refused("Subscriptions to clients' metrics are not part of this version.".into())
+        }
+        ConfigKind::BrokerLogger => {
+            refused("Log levels are not set over the protocol in this version; set RUST_LOG.".into())
         }
         _ => Ok(()),
     }

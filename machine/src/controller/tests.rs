@@ -28,6 +28,17 @@ impl ConfigRules for Plain {
             _ => Err(Failure::new(ErrorCode::InvalidConfig, format!("{key}={value}"))),
         }
     }
+    fn check_together(
+        &self,
+        _: &Image,
+        _: ConfigKind,
+        set: &std::collections::BTreeMap<&str, &str>,
+    ) -> Result<(), Failure> {
+        match (set.get("retention.ms"), set.get("cleanup.policy")) {
+            (Some(&"13"), Some(_)) => Err(Failure::new(ErrorCode::InvalidConfig, "13 goes with no policy")),
+            _ => Ok(()),
+        }
+    }
     fn list(&self, image: &Image, resource: &ConfigResource, key: &str) -> Option<Vec<String>> {
         (key == "cleanup.policy").then(|| match image.config(resource, key) {
             Some(value) => value.split(',').map(str::to_owned).collect(),
@@ -134,6 +145,8 @@ fn topics_are_judged_as_kafka_judges_them() {
         (manual("twice", &[(0, &[1, 1])]), Err(ErrorCode::InvalidReplicaAssignment)),
         (manual("unknown", &[(0, &[7])]), Err(ErrorCode::InvalidReplicaAssignment)),
         (manual("empty", &[(0, &[])]), Err(ErrorCode::InvalidReplicaAssignment)),
+        (topic("__cluster_metadata", 1, 1), Err(ErrorCode::InvalidRequest)),
+        (NewTopic { partitions: 0, ..with_config("no.such", "1") }, Err(ErrorCode::InvalidConfig)),
         (NewTopic { partitions: 1, ..manual("both", &[(0, &[1])]) }, Err(ErrorCode::InvalidRequest)),
         (with_config("retention.ms", "x"), Err(ErrorCode::InvalidConfig)),
         (with_config("retention.ms", "5"), Ok((1, 1))),
@@ -177,6 +190,14 @@ fn configurations_are_set_appended_and_taken_back() {
     );
     assert_eq!(world.alter("t", "retention.ms", ConfigOp::Set(None)), Err(ErrorCode::InvalidRequest));
     assert_eq!(world.alter("t", "retention.ms", ConfigOp::Unknown(9)), Err(ErrorCode::InvalidRequest));
+    assert_eq!(world.alter("t", "cleanup.policy", ConfigOp::Set(Some("compact".into()))), Ok(()));
+    assert_eq!(
+        world.alter("t", "retention.ms", ConfigOp::Set(Some("13".into()))),
+        Err(ErrorCode::InvalidConfig),
+        "judged together with what is set already"
+    );
+    assert_eq!(world.alter("a b", "retention.ms", ConfigOp::Delete), Err(ErrorCode::InvalidTopicException));
+    assert_eq!(world.alter("", "retention.ms", ConfigOp::Delete), Err(ErrorCode::InvalidRequest));
     assert_eq!(world.alter("no", "retention.ms", ConfigOp::Delete), Err(ErrorCode::UnknownTopicOrPartition));
 }
 

@@ -15,6 +15,8 @@ use crate::env::Env;
 
 /// Kafka's longest topic name, in characters.
 const NAME_MAX: usize = 249;
+/// Kafka's name of the metadata log; here no topic may have it either.
+const METADATA_TOPIC: &str = "__cluster_metadata";
 /// Partitions that one request may make, as in Kafka.
 const PARTITIONS_PER_REQUEST_MAX: usize = 10_000;
 
@@ -105,6 +107,10 @@ fn create_one(
     metric_names: &mut BTreeMap<String, String>,
     made: &mut usize,
 ) -> Result<(TopicAnswer, Vec<Record>), Failure> {
+    if topic.name == METADATA_TOPIC {
+        let message = format!("The topic {METADATA_TOPIC} belongs to the controllers and cannot be created.");
+        return Err(Failure::new(ErrorCode::InvalidRequest, message));
+    }
     check_name(&topic.name)?;
     if env.image.topic_ids.contains_key(&*topic.name) {
         let message = format!("Topic '{}' already exists.", topic.name);
@@ -116,19 +122,11 @@ fn create_one(
         let message = format!("Topic '{}' collides with existing topic: {other}", topic.name);
         return Err(Failure::new(ErrorCode::InvalidTopicException, message));
     }
+    let configs = configs_of(env.image, rules, topic)?;
     let placed = replicas_of(env, rules, topic, *made)?;
     *made += placed.len();
     let name: Arc<str> = topic.name.as_str().into();
     let resource = ConfigResource { kind: ConfigKind::Topic, name: Arc::clone(&name) };
-    let mut configs = BTreeMap::new();
-    for (key, value) in &topic.configs {
-        let Some(value) = value else {
-            let message = format!("Null value not supported for topic configs: {key}");
-            return Err(Failure::new(ErrorCode::InvalidConfig, message));
-        };
-        rules.check(ConfigKind::Topic, key, value)?;
-        configs.insert(key.as_str(), value.as_str());
-    }
     if topic.name.contains(['.', '_']) {
         metric_names.insert(metric_name(&topic.name), topic.name.clone());
     }
@@ -148,6 +146,25 @@ fn create_one(
     }
     let replication_factor = i16::try_from(factor).unwrap_or(i16::MAX);
     Ok((TopicAnswer { id, name, partitions, replication_factor }, records))
+}
+
+/// The settings that a new topic is asked to have; of a key that is given twice the last counts, as in Kafka.
+fn configs_of<'a>(
+    image: &Image,
+    rules: &dyn ConfigRules,
+    topic: &'a NewTopic,
+) -> Result<BTreeMap<&'a str, &'a str>, Failure> {
+    let mut configs = BTreeMap::new();
+    for (key, value) in &topic.configs {
+        let Some(value) = value else {
+            let message = format!("Null value not supported for topic configs: {key}");
+            return Err(Failure::new(ErrorCode::InvalidConfig, message));
+        };
+        rules.check(ConfigKind::Topic, key, value)?;
+        configs.insert(key.as_str(), value.as_str());
+    }
+    rules.check_together(image, ConfigKind::Topic, &configs)?;
+    Ok(configs)
 }
 
 fn replicas_of(
@@ -223,10 +240,13 @@ pub(super) fn delete(image: &Image, rules: &dyn ConfigRules, topics: &[TopicRef]
         let found = match topic {
             TopicRef::Both => Err(Failure::new(
                 ErrorCode::InvalidRequest,
-                "Topic name and topic id can not both be specified.",
+                "A topic is named by its name or by its id, not by both.",
             )),
             topic if twice.contains(topic) => {
                 Err(Failure::new(ErrorCode::InvalidRequest, "Duplicate topic in the request."))
+            }
+            TopicRef::Id(id) if id.is_zero() => {
+                Err(Failure::new(ErrorCode::InvalidRequest, "Neither a topic's name nor its id was given."))
             }
             TopicRef::Name(name) => {
                 image.topic_by_name(name).ok_or_else(|| ErrorCode::UnknownTopicOrPartition.into())
