@@ -67,6 +67,8 @@ pub struct Node {
     /// `None` in tests without threads.
     pub janitor: Option<Janitor>,
     pub(crate) producer_ids: ProducerIds,
+    /// `fetch.max.bytes`: looked up once, for every fetch asks for it.
+    pub(crate) fetch_bytes_max: usize,
     pub(crate) fetch_sessions: Mutex<FetchSessions>,
 }
 
@@ -176,6 +178,7 @@ impl Running {
             coordinators,
             janitor: Some(janitor),
             producer_ids: ProducerIds::default(),
+            fetch_bytes_max: usize::try_from(config.number("fetch.max.bytes")).unwrap_or(usize::MAX),
             fetch_sessions: Mutex::new(FetchSessions::new(slots)),
             id,
             config,
@@ -354,6 +357,7 @@ impl Node {
             coordinators,
             janitor: None,
             producer_ids: ProducerIds::default(),
+            fetch_bytes_max: usize::MAX,
             fetch_sessions: Mutex::new(FetchSessions::new(10)),
             id,
             config,

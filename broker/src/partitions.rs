@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-use ottla_machine::controller::image::{Image, PartitionState};
+use ottla_machine::controller::image::{ConfigKind, ConfigResource, Image, PartitionState};
 use ottla_protocol::types::{NodeId, TopicId};
 use ottla_storage::{LogDir, StorageError};
 
@@ -55,12 +55,6 @@ impl Partitions {
         self.table().values().flat_map(|topic| topic.partitions.iter().cloned()).collect()
     }
 
-    /// The configuration that a topic's partitions go by.
-    #[must_use]
-    pub fn topic_config(&self, topic: TopicId) -> Option<Arc<TopicConfig>> {
-        self.table().get(&topic).map(|topic| Arc::clone(&topic.config))
-    }
-
     /// After a crash: opens every log that has files, on a thread that may wait, then says that recovery is complete.
     pub fn recover(self: &Arc<Self>) {
         let partitions = Arc::clone(self);
@@ -95,19 +89,7 @@ impl Partitions {
 
     /// Follows the step from one image to the next.
     pub fn on_image(&self, before: &Image, image: &Image) {
-        let broker_configs_changed = {
-            let brokers = |image: &Image| {
-                image
-                    .configs
-                    .iter()
-                    .filter(|(resource, _)| {
-                        resource.kind == ottla_machine::controller::image::ConfigKind::Broker
-                    })
-                    .map(|(resource, set)| (resource.clone(), set.clone()))
-                    .collect::<Vec<_>>()
-            };
-            brokers(before) != brokers(image)
-        };
+        let broker_configs_changed = !broker_configs(before).eq(broker_configs(image));
         let mut removals = Vec::new();
         {
             let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
@@ -118,7 +100,7 @@ impl Partitions {
                 removals.extend(topic.partitions.iter().filter_map(|partition| partition.delete()));
             }
             for (id, topic) in &image.topics {
-                let resource = ottla_machine::controller::image::ConfigResource::topic(&topic.name);
+                let resource = ConfigResource::topic(&topic.name);
                 let unchanged =
                     before.topics.get(id).is_some_and(|old| Arc::ptr_eq(old, topic) || old == topic)
                         && before.configs.get(&resource) == image.configs.get(&resource)
@@ -158,4 +140,9 @@ impl Partitions {
             });
         }
     }
+}
+
+/// What was set for brokers, in the order of their ids.
+fn broker_configs(image: &Image) -> impl Iterator<Item = impl PartialEq + '_> {
+    image.configs.iter().filter(|(resource, _)| resource.kind == ConfigKind::Broker)
 }

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use crate::messages::fetch_response::{FetchResponse, PartitionData};
-use crate::wire::{Message as _, Writer};
+use crate::wire::Writer;
 
 /// A part of the response, in order.
 #[derive(Debug)]
@@ -126,14 +126,6 @@ fn write_endpoints(w: &mut Writer, response: &FetchResponse, version: i16) {
     w.end_tag(start);
 }
 
-/// The same response through the general encoder, records and all: what [`write`] must equal.
-#[must_use]
-pub fn encode_whole(response: &FetchResponse, version: i16) -> Vec<u8> {
-    let mut w = Writer::new();
-    response.encode(&mut w, version);
-    w.into_bytes()
-}
-
 #[cfg(test)]
 mod tests {
     use bytestring::ByteString;
@@ -143,6 +135,7 @@ mod tests {
         AbortedTransaction, EpochEndOffset, FetchableTopicResponse, LeaderIdAndEpoch, NodeEndpoint,
     };
     use crate::types::Uuid;
+    use crate::wire::Message as _;
 
     #[test]
     fn the_pieces_are_what_the_general_encoder_writes() {
@@ -206,7 +199,9 @@ mod tests {
                     }
                 }
             }
-            assert_eq!(written, encode_whole(&response, version), "version {version}");
+            let mut whole = Writer::new();
+            response.encode(&mut whole, version);
+            assert_eq!(written, whole.into_bytes(), "version {version}");
         }
     }
 }

@@ -15,6 +15,7 @@ use ottla_protocol::messages::{
     alter_configs_response, incremental_alter_configs_response, list_config_resources_response,
 };
 use ottla_protocol::types::NodeId;
+use ottla_protocol::wire::Message;
 
 use super::{Reply, RequestContext};
 use crate::config::describe::{self, Described};
@@ -111,20 +112,39 @@ fn resource(kind: i8, name: &str) -> Result<ConfigResource, Failure> {
     }
 }
 
-/// Code and message of each resource, in the order of the request.
-fn outcomes(answer: Answer, count: usize) -> Vec<(i16, Option<ByteString>)> {
-    let answers = match answer {
-        Answer::Configs(answers) => answers,
-        Answer::Failed(failure) => vec![Err(failure); count],
-        other => panic!("a change of configurations was answered with {other:?}"),
-    };
-    answers
-        .into_iter()
-        .map(|answer| match answer {
-            Ok(()) => (0, None),
-            Err(failure) => (failure.code.code(), Some(failure.message.into())),
-        })
-        .collect()
+/// What became of one resource.
+struct Outcome {
+    resource_type: i8,
+    resource_name: ByteString,
+    error_code: i16,
+    error_message: Option<ByteString>,
+}
+
+/// Has changes decided, and answers with what became of each `named` resource, in order.
+fn submit<R: Message + 'static>(
+    cx: &mut RequestContext<'_>,
+    named: Vec<(i8, ByteString)>,
+    changes: Vec<ConfigChange>,
+    validate_only: bool,
+    respond: impl FnOnce(Vec<Outcome>) -> R + Send + 'static,
+) -> Reply<R> {
+    let slot = cx.defer();
+    cx.node.controller.submit(Command::AlterConfigs { changes, validate_only }, move |answer| {
+        let answers = match answer {
+            Answer::Configs(answers) => answers,
+            Answer::Failed(failure) => vec![Err(failure); named.len()],
+            other => panic!("a change of configurations was answered with {other:?}"),
+        };
+        let outcomes = named.into_iter().zip(answers).map(|((resource_type, resource_name), answer)| {
+            let (error_code, error_message) = match answer {
+                Ok(()) => (0, None),
+                Err(failure) => (failure.code.code(), Some(failure.message.into())),
+            };
+            Outcome { resource_type, resource_name, error_code, error_message }
+        });
+        slot.complete(&respond(outcomes.collect()));
+    });
+    Reply::Later
 }
 
 pub fn alter(cx: &mut RequestContext<'_>, request: AlterConfigsRequest) -> Reply<AlterConfigsResponse> {
@@ -143,27 +163,19 @@ pub fn alter(cx: &mut RequestContext<'_>, request: AlterConfigsRequest) -> Reply
             replace: true,
         })
         .collect();
-    let named: Vec<_> =
-        request.resources.into_iter().map(|named| (named.resource_type, named.resource_name)).collect();
-    let slot = cx.defer();
-    let command = Command::AlterConfigs { changes, validate_only: request.validate_only };
-    cx.node.controller.submit(command, move |answer| {
-        let outcomes = outcomes(answer, named.len());
-        let responses = named
-            .into_iter()
-            .zip(outcomes)
-            .map(|((resource_type, resource_name), (error_code, error_message))| {
-                alter_configs_response::AlterConfigsResourceResponse {
-                    error_code,
-                    error_message,
-                    resource_type,
-                    resource_name,
-                }
-            })
-            .collect();
-        slot.complete(&AlterConfigsResponse { responses, ..AlterConfigsResponse::default() });
-    });
-    Reply::Later
+    let named = request.resources.into_iter().map(|named| (named.resource_type, named.resource_name));
+    submit(cx, named.collect(), changes, request.validate_only, |outcomes| {
+        let responses = outcomes.into_iter().map(|outcome| {
+            let Outcome { resource_type, resource_name, error_code, error_message } = outcome;
+            alter_configs_response::AlterConfigsResourceResponse {
+                error_code,
+                error_message,
+                resource_type,
+                resource_name,
+            }
+        });
+        AlterConfigsResponse { responses: responses.collect(), ..AlterConfigsResponse::default() }
+    })
 }
 
 pub fn alter_incrementally(
@@ -193,30 +205,22 @@ pub fn alter_incrementally(
             replace: false,
         })
         .collect();
-    let named: Vec<_> =
-        request.resources.into_iter().map(|named| (named.resource_type, named.resource_name)).collect();
-    let slot = cx.defer();
-    let command = Command::AlterConfigs { changes, validate_only: request.validate_only };
-    cx.node.controller.submit(command, move |answer| {
-        let outcomes = outcomes(answer, named.len());
-        let responses = named
-            .into_iter()
-            .zip(outcomes)
-            .map(|((resource_type, resource_name), (error_code, error_message))| {
-                incremental_alter_configs_response::AlterConfigsResourceResponse {
-                    error_code,
-                    error_message,
-                    resource_type,
-                    resource_name,
-                }
-            })
-            .collect();
-        slot.complete(&IncrementalAlterConfigsResponse {
-            responses,
-            ..IncrementalAlterConfigsResponse::default()
+    let named = request.resources.into_iter().map(|named| (named.resource_type, named.resource_name));
+    submit(cx, named.collect(), changes, request.validate_only, |outcomes| {
+        let responses = outcomes.into_iter().map(|outcome| {
+            let Outcome { resource_type, resource_name, error_code, error_message } = outcome;
+            incremental_alter_configs_response::AlterConfigsResourceResponse {
+                error_code,
+                error_message,
+                resource_type,
+                resource_name,
+            }
         });
-    });
-    Reply::Later
+        IncrementalAlterConfigsResponse {
+            responses: responses.collect(),
+            ..IncrementalAlterConfigsResponse::default()
+        }
+    })
 }
 
 /// v0 lists subscriptions of client metrics only (KIP-714), of which there are none; v1 every kind (KIP-1142).

@@ -18,9 +18,6 @@ use crate::partition::{Bounds, storage_code};
 /// How long the disk may take to load what a fetch asks for.
 const LOAD_LIMIT_MS: u64 = 10_000;
 
-/// A consumer; brokers and debuggers have other numbers.
-const CONSUMER: i32 = -1;
-
 pub fn handle(cx: &mut RequestContext<'_>, request: FetchRequest) -> Reply<FetchResponse> {
     let replica = if cx.version >= 15 { request.replica_state.replica_id } else { request.replica_id };
     let failed =
@@ -33,19 +30,17 @@ pub fn handle(cx: &mut RequestContext<'_>, request: FetchRequest) -> Reply<Fetch
         return failed(ErrorCode::InvalidRequest);
     }
     let by_id = cx.version >= 13;
-    let node = Arc::clone(cx.node);
+    let node = cx.node;
     let begun = node.fetch_sessions().begin(&request, by_id, cx.tick_ms, || node.entropy.next_u64() as i32);
     let (wanted, answer) = match begun {
         Ok(begun) => begun,
         Err(code) => return failed(code),
     };
-    debug_assert!(replica <= CONSUMER);
-    let limit = usize::try_from(cx.node.config.number("fetch.max.bytes")).unwrap_or(usize::MAX);
     let mut fetch = Fetch {
         answer,
         read_committed: request.isolation_level == 1,
         min_bytes: usize::try_from(request.min_bytes).unwrap_or(0),
-        max_bytes: usize::try_from(request.max_bytes).unwrap_or(usize::MAX).min(limit),
+        max_bytes: usize::try_from(request.max_bytes).unwrap_or(usize::MAX).min(cx.node.fetch_bytes_max),
         deadline_ms: cx.tick_ms + u64::try_from(request.max_wait_ms).unwrap_or(0),
         load_deadline_ms: 0,
         cold: wanted.iter().map(|_| None).collect(),
@@ -99,7 +94,7 @@ impl Fetch {
     fn attempt(&mut self, cx: &mut RequestContext<'_>, may_wait: bool, timed_out: bool) -> Option<Output> {
         let (mut found, mut bytes, mut failed, mut loading) = (Vec::new(), 0, false, false);
         for at in 0..self.wanted.len() {
-            let one = self.one(cx, at, bytes, may_wait || !timed_out);
+            let one = self.one(cx, at, bytes, may_wait);
             loading |= self.cold[at].is_some();
             bytes += one.bytes;
             failed |= one.data.error_code != 0;
@@ -139,15 +134,12 @@ impl Fetch {
         let answer = match answer {
             Ok(answer) => answer,
             Err((code, bounds)) => {
-                let leader =
-                    image.topics.get(&partition.topic).and_then(|topic| topic.partition(wanted.index.into()));
-                let leader = leader.map(|state| LeaderIdAndEpoch {
-                    leader_id: state.leader.0,
-                    leader_epoch: state.leader_epoch.0,
-                });
                 let mut found = self.failure(at, code, bounds);
-                if matches!(code, ErrorCode::NotLeaderOrFollower | ErrorCode::FencedLeaderEpoch) {
-                    found.data.current_leader = leader.unwrap_or_default();
+                if matches!(code, ErrorCode::NotLeaderOrFollower | ErrorCode::FencedLeaderEpoch)
+                    && let Some(state) = image.partition(partition.topic, wanted.index.into())
+                {
+                    found.data.current_leader =
+                        LeaderIdAndEpoch { leader_id: state.leader.0, leader_epoch: state.leader_epoch.0 };
                 }
                 return found;
             }
@@ -233,7 +225,7 @@ impl Fetch {
             };
             match responses.last_mut() {
                 Some(last) if last.topic == topic && last.topic_id == topic_id => {
-                    last.partitions.push(found.data)
+                    last.partitions.push(found.data);
                 }
                 _ => responses.push(FetchableTopicResponse { topic, topic_id, partitions: vec![found.data] }),
             }

@@ -7,6 +7,7 @@ use ottla_machine::controller::image::Image;
 use ottla_machine::group::coordinator::{GroupCoordinator, GroupReply};
 use ottla_machine::group::offsets::Committed;
 use ottla_protocol::error::ErrorCode;
+use ottla_protocol::messages::offset_commit_request::OffsetCommitRequestTopic;
 use ottla_protocol::messages::offset_commit_response::{
     OffsetCommitResponsePartition, OffsetCommitResponseTopic,
 };
@@ -32,18 +33,7 @@ pub fn commit(cx: &mut RequestContext<'_>, mut request: OffsetCommitRequest) -> 
                 true
             }
             None => {
-                unknown.push(OffsetCommitResponseTopic {
-                    topic_id: topic.topic_id,
-                    partitions: topic
-                        .partitions
-                        .iter()
-                        .map(|partition| OffsetCommitResponsePartition {
-                            partition_index: partition.partition_index,
-                            error_code: ErrorCode::UnknownTopicId.code(),
-                        })
-                        .collect(),
-                    ..OffsetCommitResponseTopic::default()
-                });
+                unknown.push(answered(topic, ErrorCode::UnknownTopicId));
                 false
             }
         });
@@ -51,12 +41,8 @@ pub fn commit(cx: &mut RequestContext<'_>, mut request: OffsetCommitRequest) -> 
     let coordinator = match cx.node.coordinators.of(&request.group_id) {
         Ok(coordinator) => coordinator,
         Err(code) => {
-            let mut failed = GroupReply::OffsetCommit(all(&request)).failed(code);
-            if let GroupReply::OffsetCommit(response) = &mut failed {
-                response.topics.extend(unknown);
-                return Reply::Now(std::mem::take(response));
-            }
-            return Reply::Close("an answer of another kind");
+            let topics = request.topics.iter().map(|topic| answered(topic, code)).chain(unknown).collect();
+            return Reply::Now(OffsetCommitResponse { topics, ..OffsetCommitResponse::default() });
         }
     };
     let slot = cx.defer();
@@ -79,21 +65,17 @@ pub fn commit(cx: &mut RequestContext<'_>, mut request: OffsetCommitRequest) -> 
     Reply::Later
 }
 
-/// Every partition of the request, without an error.
-fn all(request: &OffsetCommitRequest) -> OffsetCommitResponse {
-    let topics = request.topics.iter().map(|topic| OffsetCommitResponseTopic {
+/// Every partition of a topic with the same code.
+fn answered(topic: &OffsetCommitRequestTopic, code: ErrorCode) -> OffsetCommitResponseTopic {
+    let partitions = topic.partitions.iter().map(|partition| OffsetCommitResponsePartition {
+        partition_index: partition.partition_index,
+        error_code: code.code(),
+    });
+    OffsetCommitResponseTopic {
         name: topic.name.clone(),
         topic_id: topic.topic_id,
-        partitions: topic
-            .partitions
-            .iter()
-            .map(|partition| OffsetCommitResponsePartition {
-                partition_index: partition.partition_index,
-                error_code: 0,
-            })
-            .collect(),
-    });
-    OffsetCommitResponse { topics: topics.collect(), ..OffsetCommitResponse::default() }
+        partitions: partitions.collect(),
+    }
 }
 
 pub fn fetch(cx: &mut RequestContext<'_>, request: OffsetFetchRequest) -> Reply<OffsetFetchResponse> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ottla_machine::partition::producers::Verdict;
-use ottla_protocol::batch::{self, BatchHeader, TimestampType};
+use ottla_protocol::batch::{self, BatchError, BatchHeader, TimestampType};
 use ottla_protocol::error::ErrorCode;
 use ottla_protocol::types::{LeaderEpoch, Offset};
 use ottla_protocol::validate::{ProduceRules, recompress, validate_produced};
@@ -47,6 +47,18 @@ impl From<ErrorCode> for Refused {
     }
 }
 
+impl From<BatchError> for Refused {
+    fn from(error: BatchError) -> Self {
+        Self { code: error.code(), message: Some(error.to_string()), record: error.record_index() }
+    }
+}
+
+impl From<StorageError> for Refused {
+    fn from(error: StorageError) -> Self {
+        Self { code: storage_code(&error), message: Some(error.to_string()), record: None }
+    }
+}
+
 /// A batch may unpack to so many times `max.message.bytes`, or this many bytes.
 const UNPACKED_FACTOR: usize = 100;
 const UNPACKED_MIN: usize = 16 << 20;
@@ -87,18 +99,16 @@ impl Partition {
             produce_version: request.produce_version,
         };
         // Judged before the lock is taken: other appends go on meanwhile.
-        let refused = |error: batch::BatchError| Refused {
-            code: error.code(),
-            record: error.record_index(),
-            message: Some(error.to_string()),
-        };
-        let facts = validate_produced(request.records, &rules).map_err(refused)?;
+        let facts = validate_produced(request.records, &rules)?;
         STAMPED.with_borrow_mut(|bytes| {
             bytes.clear();
             match config.compression {
-                Some(codec) if codec != facts.compression => bytes.extend_from_slice(
-                    &recompress(request.records, codec, config.compression_level, &rules).map_err(refused)?,
-                ),
+                Some(codec) if codec != facts.compression => bytes.extend_from_slice(&recompress(
+                    request.records,
+                    codec,
+                    config.compression_level,
+                    &rules,
+                )?),
                 _ => bytes.extend_from_slice(request.records),
             }
             match config.timestamps {
@@ -115,7 +125,7 @@ impl Partition {
             }
             let log_append_time =
                 if config.timestamps == TimestampType::LogAppendTime { request.now_ms } else { -1 };
-            self.append(bytes, Some(request), log_append_time, on_committed)
+            self.append(bytes, request, log_append_time, on_committed)
         })
     }
 
@@ -130,22 +140,20 @@ impl Partition {
         on_committed: OnCommitted,
     ) -> Result<Appended, Refused> {
         let request = AppendRequest { records: &[], acks_all: true, produce_version: 0, now_ms, tick_ms: 0 };
-        self.append(batch, Some(&request), -1, Some(on_committed))
+        self.append(batch, &request, -1, Some(on_committed))
     }
 
     fn append(
         self: &Arc<Self>,
         bytes: &mut [u8],
-        request: Option<&AppendRequest<'_>>,
+        request: &AppendRequest<'_>,
         log_append_time: i64,
         on_committed: Option<OnCommitted>,
     ) -> Result<Appended, Refused> {
         let mut state = self.lock();
         self.ensure_open(&mut state)?;
         state.replica.check_leader(LeaderEpoch::NONE)?;
-        let (acks_all, now_ms, tick_ms) =
-            request.map_or((false, 0, 0), |request| (request.acks_all, request.now_ms, request.tick_ms));
-        if acks_all {
+        if request.acks_all {
             state.replica.check_in_sync(state.config.min_insync_replicas)?;
         }
         let header = BatchHeader::read(bytes).map_err(|error| Refused::from(error.code()))?;
@@ -160,8 +168,7 @@ impl Partition {
                 end: before.last_offset.plus(1),
             },
             Verdict::Append => {
-                let end = state.append_stamped(bytes, &header, now_ms, tick_ms)?;
-                let base_offset = Offset(end.0 - i64::from(header.last_offset_delta) - 1);
+                let (base_offset, end) = state.append_stamped(bytes, &header, request)?;
                 Appended { base_offset, log_append_time, log_start, end }
             }
         };
@@ -186,29 +193,24 @@ impl Partition {
 }
 
 impl State {
-    /// Stamps and appends; returns the log's new end.
+    /// Stamps and appends; returns the batch's first offset and the log's new end.
     fn append_stamped(
         &mut self,
         bytes: &mut [u8],
         header: &BatchHeader,
-        now_ms: i64,
-        tick_ms: u64,
-    ) -> Result<Offset, Refused> {
+        request: &AppendRequest<'_>,
+    ) -> Result<(Offset, Offset), Refused> {
         let log = self.log.as_mut().expect("opened by the caller");
         let base = log.end_offset();
         batch::stamp(bytes, base, self.replica.leader_epoch());
-        let appended = log.append(bytes, now_ms).map_err(|error| Refused {
-            code: storage_code(&error),
-            message: Some(error.to_string()),
-            record: None,
-        })?;
+        let appended = log.append(bytes, request.now_ms)?;
         let stamped = BatchHeader { base_offset: base, max_timestamp: appended.max_timestamp, ..*header };
         self.producers.apply(&stamped);
         self.unsaved_bytes += bytes.len() as u64;
         self.unflushed_records += i64::from(header.records_count);
-        self.unflushed_since_ms.get_or_insert(tick_ms);
+        self.unflushed_since_ms.get_or_insert(request.tick_ms);
         self.rolled |= appended.rolled;
-        Ok(appended.last.plus(1))
+        Ok((base, appended.last.plus(1)))
     }
 
     fn wants_flush(&self) -> bool {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ottla_machine::partition::producers::Producers;
 use ottla_protocol::error::ErrorCode;
 use ottla_protocol::types::{LeaderEpoch, Offset};
-use ottla_storage::{LogView, Read, Removal, StorageError};
+use ottla_storage::{Log, LogView, Read, Removal, StorageError};
 
 use super::Partition;
 use super::produce::storage_code;
@@ -43,26 +43,20 @@ impl Partition {
         self.ensure_open(&mut state).map_err(|code| (code, None))?;
         state.replica.check_leader(epoch).map_err(|code| (code, None))?;
         let log = state.log.as_ref().expect("just opened");
-        let bounds = Bounds {
-            log_start: log.start_offset(),
-            high_watermark: state.replica.high_watermark(),
-            leader_epoch: state.replica.leader_epoch(),
-        };
+        let bounds = state.bounds(log);
         if offset < bounds.log_start || offset > log.end_offset() {
             return Err((ErrorCode::OffsetOutOfRange, Some(bounds)));
         }
-        if offset >= bounds.high_watermark {
-            if let Some(wakeup) = wakeup {
-                state.note_fetcher(wakeup);
-            }
-            return Ok(ReadAnswer { bounds, read: Read::Hot(Vec::new()) });
-        }
-        let read = log.read(offset, bounds.high_watermark, max_bytes, at_least_one).map_err(|error| {
-            if !matches!(error, StorageError::OutOfRange { .. }) {
-                tracing::error!("fetch of {} at offset {offset}: {error}", self.dir_name);
-            }
-            (storage_code(&error), Some(bounds))
-        })?;
+        let read = if offset >= bounds.high_watermark {
+            Read::Hot(Vec::new())
+        } else {
+            log.read(offset, bounds.high_watermark, max_bytes, at_least_one).map_err(|error| {
+                if !matches!(error, StorageError::OutOfRange { .. }) {
+                    tracing::error!("fetch of {} at offset {offset}: {error}", self.dir_name);
+                }
+                (storage_code(&error), Some(bounds))
+            })?
+        };
         if let Some(wakeup) = wakeup {
             state.note_fetcher(wakeup);
         }
@@ -74,16 +68,21 @@ impl Partition {
     /// # Errors
     /// Not the leader, another epoch, or a log that cannot be opened.
     pub fn bounds(self: &Arc<Self>, epoch: LeaderEpoch) -> Result<Bounds, ErrorCode> {
+        self.settled(epoch, |_, bounds| bounds)
+    }
+
+    /// Looks at the log of a leader whose committed end is known.
+    fn settled<T>(
+        self: &Arc<Self>,
+        epoch: LeaderEpoch,
+        look: impl FnOnce(&Log, Bounds) -> T,
+    ) -> Result<T, ErrorCode> {
         let mut state = self.lock();
         state.replica.check_leader(epoch)?;
         self.ensure_open(&mut state)?;
         state.check_settled()?;
         let log = state.log.as_ref().expect("just opened");
-        Ok(Bounds {
-            log_start: log.start_offset(),
-            high_watermark: state.replica.high_watermark(),
-            leader_epoch: state.replica.leader_epoch(),
-        })
+        Ok(look(log, state.bounds(log)))
     }
 
     /// The leader epoch of the batch at an offset, as the log's history has it; -1 if it has none.
@@ -127,10 +126,7 @@ impl Partition {
     /// # Errors
     /// Not the leader, another epoch, or a log that cannot be opened.
     pub fn view(self: &Arc<Self>, epoch: LeaderEpoch) -> Result<(LogView, Bounds), ErrorCode> {
-        let bounds = self.bounds(epoch)?;
-        let state = self.lock();
-        let log = state.log.as_ref().ok_or(ErrorCode::UnknownTopicOrPartition)?;
-        Ok((log.view(), bounds))
+        self.settled(epoch, |log, bounds| (log.view(), bounds))
     }
 
     /// Raises the log start (DeleteRecords); -1 means the high watermark. Returns the new start and what to remove.
@@ -180,6 +176,14 @@ impl super::State {
             Err(ErrorCode::OffsetNotAvailable)
         } else {
             Ok(())
+        }
+    }
+
+    fn bounds(&self, log: &Log) -> Bounds {
+        Bounds {
+            log_start: log.start_offset(),
+            high_watermark: self.replica.high_watermark(),
+            leader_epoch: self.replica.leader_epoch(),
         }
     }
 

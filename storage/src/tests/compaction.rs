@@ -215,15 +215,21 @@ fn a_tombstone_gets_a_horizon_and_goes_after_it() {
     assert_eq!((header.base_offset, header.last_offset()), (Offset(0), Offset(2)));
 }
 
-#[test]
-fn a_log_that_changed_meanwhile_is_not_touched_and_old_readers_go_on() {
+/// A log of several sealed segments, flushed.
+fn filled(disk: &MemoryDisk) -> (LogDir, Log) {
     let mut rng = SmallRng::seed_from_u64(3);
-    let disk = MemoryDisk::new();
-    let (_dir, mut log) = open(&disk);
+    let (dir, mut log) = open(disk);
     for _ in 0..60 {
         append(&mut rng, &mut log).expect("append");
     }
     flush(&mut log).expect("flush");
+    (dir, log)
+}
+
+#[test]
+fn a_log_that_changed_meanwhile_is_not_touched_and_old_readers_go_on() {
+    let disk = MemoryDisk::new();
+    let (_dir, mut log) = filled(&disk);
     let records = records_of(&read_all(&log).expect("sound"));
     let mut cleaner = Latest::of(&records, log.end_offset());
     let tombstones = Tombstones { now_ms: 0, retention_ms: 0 };
@@ -246,13 +252,8 @@ fn a_log_that_changed_meanwhile_is_not_touched_and_old_readers_go_on() {
 
 #[test]
 fn a_corrupt_batch_stops_compaction_and_nothing_is_lost() {
-    let mut rng = SmallRng::seed_from_u64(3);
     let disk = MemoryDisk::new();
-    let (_dir, mut log) = open(&disk);
-    for _ in 0..60 {
-        append(&mut rng, &mut log).expect("append");
-    }
-    flush(&mut log).expect("flush");
+    let (_dir, log) = filled(&disk);
     let before = read_all(&log).expect("sound");
     disk.flip_bit(Path::new("/data/t-0/00000000000000000000.log"), 100, 1).expect("flip");
     let mut cleaner = Latest::of(&records_of(&before), log.end_offset());
