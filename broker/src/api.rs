@@ -21,6 +21,7 @@ pub mod delete_topics;
 mod duplicates;
 pub mod fetch;
 pub mod find_coordinator;
+mod gather;
 pub mod group_membership;
 pub mod group_offsets;
 pub mod groups_admin;

@@ -1,22 +1,27 @@
 //! Group coordinators on this node: one for each partition of `__consumer_offsets` that it leads, loaded from that partition's log.
 //!
-//! Lock order: a coordinator's `drain`, then its `state`, then the partition's. Effects leave in the order in which they were decided.
+//! What a coordinator decides is appended under its lock, so every decision rests on the log's end, and a reply leaves once everything
+//! up to the end that it rests on is committed. Lock order: a coordinator's state, then the partition's.
 
-use std::collections::{HashMap, VecDeque};
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use ottla_machine::controller::image::Image;
 use ottla_machine::group::coordinator::{
-    AppendId, Effect, GroupCoordinator, GroupReply, GroupSettings, Now, Token,
+    Effect, GroupCoordinator, GroupReply, GroupSettings, Now, Token, coordinator_error,
 };
 use ottla_machine::group::record::StoredRecord;
 use ottla_protocol::batch;
 use ottla_protocol::error::ErrorCode;
 use ottla_protocol::record::{BatchBuilder, BatchOptions};
-use ottla_protocol::types::TopicId;
+use ottla_protocol::types::{LeaderEpoch, NodeId, Offset, TopicId};
 
 use crate::api::internal_topics::CONSUMER_OFFSETS;
 use crate::clock::Clock;
@@ -36,7 +41,9 @@ type OnReply = Box<dyn FnOnce(GroupReply) + Send>;
 
 /// The coordinators of this node.
 pub struct Coordinators {
+    me: NodeId,
     settings: GroupSettings,
+    commit_timeout_ms: u64,
     clock: Clock,
     image: Arc<ArcSwap<Image>>,
     partitions: Arc<Partitions>,
@@ -45,12 +52,16 @@ pub struct Coordinators {
     ticker: Arc<Ticker>,
 }
 
-/// One of them.
+/// One of them, for one term of its partition's leadership.
 pub struct Coordinator {
     partition: Arc<Partition>,
+    epoch: LeaderEpoch,
     clock: Clock,
+    /// `offsets.commit.timeout.ms`.
+    commit_timeout_ms: u64,
     state: Mutex<State>,
-    drain: Mutex<()>,
+    /// Something that it decided will never be committed: what it knows is worth nothing any more.
+    broken: AtomicBool,
     ticker: Arc<Ticker>,
 }
 
@@ -59,14 +70,16 @@ struct State {
     machine: GroupCoordinator,
     waiting: HashMap<Token, OnReply>,
     next_token: u64,
-    effects: VecDeque<Effect>,
+    /// The end of the last append: what every answer rests on.
+    rests_on: Offset,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Loading,
     Active,
-    Failed,
+    /// Its records cannot be read, or this node leads the partition no longer.
+    Gone,
 }
 
 /// Wakes the timer thread when a deadline is nearer than the one that it waits for.
@@ -128,6 +141,7 @@ pub fn partition_of(group: &str, partitions: usize) -> i32 {
 impl Coordinators {
     #[must_use]
     pub fn new(
+        me: NodeId,
         config: &Config,
         clock: Clock,
         image: Arc<ArcSwap<Image>>,
@@ -136,7 +150,9 @@ impl Coordinators {
     ) -> Arc<Self> {
         let ticker = Arc::new(Ticker { state: Mutex::default(), wake: Condvar::new() });
         Arc::new(Self {
+            me,
             settings: settings(config),
+            commit_timeout_ms: u64::try_from(config.number("offsets.commit.timeout.ms")).unwrap_or(0),
             clock,
             image,
             partitions,
@@ -151,7 +167,7 @@ impl Coordinators {
     /// # Errors
     /// The operating system has no more threads.
     pub fn start(self: &Arc<Self>) -> std::io::Result<()> {
-        drop(self.all());
+        let _ = self.all();
         let (weak, ticker, clock) = (Arc::downgrade(self), Arc::clone(&self.ticker), self.clock.clone());
         std::thread::Builder::new()
             .name("group-timers".into())
@@ -167,51 +183,69 @@ impl Coordinators {
     /// The coordinator of a group.
     ///
     /// # Errors
-    /// COORDINATOR_NOT_AVAILABLE while there is no `__consumer_offsets`, NOT_COORDINATOR if another node leads its partition,
-    /// COORDINATOR_LOAD_IN_PROGRESS.
+    /// NOT_COORDINATOR if another node, or none, leads its partition of `__consumer_offsets`; COORDINATOR_LOAD_IN_PROGRESS.
     pub fn of(&self, group: &str) -> Result<Arc<Coordinator>, ErrorCode> {
         let image = self.image.load();
-        let topic = image.topic_by_name(CONSUMER_OFFSETS).ok_or(ErrorCode::CoordinatorNotAvailable)?;
-        let coordinator = self.at(topic.id, partition_of(group, topic.partitions.len()))?;
+        let topic = image.topic_by_name(CONSUMER_OFFSETS).ok_or(ErrorCode::NotCoordinator)?;
+        let coordinator = self.at(&image, topic.id, partition_of(group, topic.partitions.len()))?;
         coordinator.check()?;
         Ok(coordinator)
     }
 
     /// Every coordinator of this node.
-    #[must_use]
-    pub fn all(&self) -> Vec<Arc<Coordinator>> {
+    ///
+    /// # Errors
+    /// COORDINATOR_LOAD_IN_PROGRESS if one of them does not know its groups yet.
+    pub fn all(&self) -> Result<Vec<Arc<Coordinator>>, ErrorCode> {
         let image = self.image.load();
-        let Some(topic) = image.topic_by_name(CONSUMER_OFFSETS) else { return Vec::new() };
+        let Some(topic) = image.topic_by_name(CONSUMER_OFFSETS) else { return Ok(Vec::new()) };
         let count = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
-        (0..count).filter_map(|index| self.at(topic.id, index).ok()).collect()
+        let mut all = Vec::new();
+        for index in 0..count {
+            let Ok(coordinator) = self.at(&image, topic.id, index) else { continue };
+            match coordinator.check() {
+                Ok(()) => all.push(coordinator),
+                Err(code @ ErrorCode::CoordinatorLoadInProgress) => return Err(code),
+                Err(_) => {}
+            }
+        }
+        Ok(all)
     }
 
-    fn at(&self, topic: TopicId, index: i32) -> Result<Arc<Coordinator>, ErrorCode> {
-        let mut table = lock(&self.table);
-        if let Some(coordinator) = table.get(&(topic, index)) {
-            return Ok(Arc::clone(coordinator));
-        }
-        let partition = self.partitions.get(topic, index).ok_or(ErrorCode::CoordinatorNotAvailable)?;
-        if !partition.is_leader() {
+    fn at(&self, image: &Image, topic: TopicId, index: i32) -> Result<Arc<Coordinator>, ErrorCode> {
+        let placed = image.partition(topic, index.into()).ok_or(ErrorCode::NotCoordinator)?;
+        if placed.leader != self.me {
             return Err(ErrorCode::NotCoordinator);
         }
-        // A topic that was deleted and made again has other ids.
-        table.retain(|(known, _), _| *known == topic);
+        let mut table = lock(&self.table);
+        if let Some(coordinator) = table.get(&(topic, index))
+            && coordinator.epoch == placed.leader_epoch
+        {
+            return Ok(Arc::clone(coordinator));
+        }
+        // The partition follows the image a moment later; so may its coordinator.
+        let partition = self.partitions.get(topic, index).filter(|partition| partition.leads_in(placed));
+        let partition = partition.ok_or(ErrorCode::CoordinatorLoadInProgress)?;
         let coordinator = Arc::new(Coordinator {
             partition,
+            epoch: placed.leader_epoch,
             clock: self.clock.clone(),
+            commit_timeout_ms: self.commit_timeout_ms,
             state: Mutex::new(State {
                 phase: Phase::Loading,
                 machine: GroupCoordinator::new(self.settings),
                 waiting: HashMap::new(),
                 next_token: 0,
-                effects: VecDeque::new(),
+                rests_on: Offset::ZERO,
             }),
-            drain: Mutex::new(()),
+            broken: AtomicBool::new(false),
             ticker: Arc::clone(&self.ticker),
         });
-        table.insert((topic, index), Arc::clone(&coordinator));
+        let before = table.insert((topic, index), Arc::clone(&coordinator));
         drop(table);
+        if let Some(before) = before {
+            before.unload();
+        }
         // A log without a record loads at once; others on a thread that may wait for the disk.
         if coordinator.partition.size_bytes() == 0 {
             coordinator.load();
@@ -220,6 +254,39 @@ impl Coordinators {
             self.flusher.run_job(move || loading.load());
         }
         Ok(coordinator)
+    }
+
+    /// Follows the step from one image to the next: coordinators come and go with the leadership of their partitions, and offsets
+    /// go with their topics.
+    pub fn on_image(&self, before: &Image, image: &Image) {
+        let is_led = |topic: TopicId, index: i32, epoch: LeaderEpoch| {
+            let placed = image.partition(topic, index.into());
+            placed.is_some_and(|placed| placed.leader == self.me && placed.leader_epoch == epoch)
+        };
+        let gone: Vec<_> = {
+            let mut table = lock(&self.table);
+            table
+                .extract_if(|(topic, index), coordinator| !is_led(*topic, *index, coordinator.epoch))
+                .map(|(_, coordinator)| coordinator)
+                .collect()
+        };
+        gone.iter().for_each(|coordinator| coordinator.unload());
+        let offsets = |image: &Image| image.topic_by_name(CONSUMER_OFFSETS).cloned();
+        let now = offsets(image);
+        if let Some(topic) = &now
+            && offsets(before).is_none_or(|old| !Arc::ptr_eq(&old, topic))
+        {
+            for index in 0..i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX) {
+                // One that this node does not lead is no business of ours.
+                let _ = self.at(image, topic.id, index);
+            }
+        }
+        let deleted = before.topics.iter().filter(|(id, _)| !image.topics.contains_key(id));
+        let deleted: BTreeSet<String> = deleted.map(|(_, topic)| topic.name.to_string()).collect();
+        if !deleted.is_empty() {
+            let all: Vec<_> = lock(&self.table).values().cloned().collect();
+            all.iter().for_each(|coordinator| coordinator.on_topics_deleted(&deleted));
+        }
     }
 }
 
@@ -257,9 +324,10 @@ impl Coordinator {
 
     fn check(&self) -> Result<(), ErrorCode> {
         match lock(&self.state).phase {
+            _ if self.broken.load(Ordering::Acquire) => Err(ErrorCode::NotCoordinator),
             Phase::Active => Ok(()),
             Phase::Loading => Err(ErrorCode::CoordinatorLoadInProgress),
-            Phase::Failed => Err(ErrorCode::NotCoordinator),
+            Phase::Gone => Err(ErrorCode::NotCoordinator),
         }
     }
 
@@ -268,10 +336,14 @@ impl Coordinator {
         let began = self.clock.tick_ms();
         let outcome = self.replay();
         let mut state = lock(&self.state);
+        if state.phase != Phase::Loading {
+            return;
+        }
         match outcome {
-            Ok(records) => {
+            Ok((records, end)) => {
                 let now = self.now();
                 state.machine.on_loaded(now);
+                state.rests_on = end;
                 state.phase = Phase::Active;
                 if records > 0 {
                     let took = now.tick_ms.saturating_sub(began);
@@ -283,15 +355,17 @@ impl Coordinator {
             }
             Err(reason) => {
                 tracing::error!("{}: its groups cannot be loaded: {reason}", self.partition.dir_name);
-                state.phase = Phase::Failed;
+                state.phase = Phase::Gone;
             }
         }
         let next = state.machine.next_deadline_ms();
         drop(state);
-        self.watch(next);
+        if let Some(at) = next {
+            self.ticker.at_latest(at);
+        }
     }
 
-    fn replay(&self) -> Result<u64, String> {
+    fn replay(&self) -> Result<(u64, Offset), String> {
         // To the log's end: after a crash the tail may not be flushed again yet, and it is the newest state that there is.
         let view = self.partition.whole_view().map_err(|code| code.to_string())?;
         let (mut from, end, mut count) = (view.start_offset(), view.end_offset(), 0);
@@ -300,6 +374,9 @@ impl Coordinator {
             let before = from;
             // In slices: other requests see "loading" meanwhile, and nobody waits for the lock long.
             let mut state = lock(&self.state);
+            if state.phase != Phase::Loading {
+                return Err("this node does not lead it any more".to_owned());
+            }
             for slice in &slices {
                 for batch in batch::batches(slice.bytes()) {
                     let batch = batch.map_err(|error| error.to_string())?;
@@ -323,16 +400,33 @@ impl Coordinator {
                 break;
             }
         }
-        Ok(count)
+        Ok((count, end))
     }
 
-    /// Gives the machine an input whose answer `on_reply` takes.
+    /// This node leads the partition no longer: who waits is sent to the next coordinator.
+    fn unload(&self) {
+        let waiting = {
+            let mut state = lock(&self.state);
+            state.phase = Phase::Gone;
+            state.machine.fail_waiting(ErrorCode::NotCoordinator);
+            state.take_replies()
+        };
+        // They rest on nothing but the loss.
+        waiting.into_iter().for_each(|(on_reply, reply)| on_reply(reply));
+    }
+
+    /// Gives the machine an input whose answer `on_reply` takes. `refusal`: the answer of a coordinator that is gone meanwhile.
     pub fn step(
         self: &Arc<Self>,
+        refusal: GroupReply,
         on_reply: impl FnOnce(GroupReply) + Send + 'static,
         input: impl FnOnce(&mut GroupCoordinator, Token, Now),
     ) {
         let mut state = lock(&self.state);
+        if state.phase != Phase::Active {
+            drop(state);
+            return on_reply(refusal.failed(ErrorCode::NotCoordinator));
+        }
         let token = Token(state.next_token);
         state.next_token += 1;
         state.waiting.insert(token, Box::new(on_reply));
@@ -340,98 +434,124 @@ impl Coordinator {
         self.settle(state);
     }
 
-    /// Looks at the machine.
-    pub fn read<T>(&self, look: impl FnOnce(&GroupCoordinator) -> T) -> T {
-        look(&lock(&self.state).machine)
+    /// Looks at the machine; `then` gets what `look` saw once that is committed, or why it will not be.
+    pub fn read<T: Send + 'static>(
+        self: &Arc<Self>,
+        look: impl FnOnce(&GroupCoordinator) -> T,
+        then: impl FnOnce(Result<T, ErrorCode>) + Send + 'static,
+    ) {
+        let state = lock(&self.state);
+        if state.phase != Phase::Active {
+            drop(state);
+            return then(Err(ErrorCode::NotCoordinator));
+        }
+        let (seen, rests_on) = (look(&state.machine), state.rests_on);
+        drop(state);
+        self.when_committed(rests_on, move |outcome| then(outcome.map(|()| seen)));
+    }
+
+    fn when_committed(
+        self: &Arc<Self>,
+        end: Offset,
+        then: impl FnOnce(Result<(), ErrorCode>) + Send + 'static,
+    ) {
+        let coordinator = Arc::clone(self);
+        let deadline_ms = self.clock.tick_ms() + self.commit_timeout_ms;
+        let on_committed = move |outcome: Result<(), ErrorCode>| {
+            // What is late may come yet; anything else means that it never will.
+            if outcome.is_err_and(|code| code != ErrorCode::RequestTimedOut) {
+                coordinator.broken.store(true, Ordering::Release);
+            }
+            then(outcome.map_err(coordinator_error));
+        };
+        self.partition.when_committed(end, deadline_ms, Box::new(on_committed));
     }
 
     fn tick(self: &Arc<Self>) {
-        let mut state = lock(&self.state);
-        if state.phase == Phase::Active {
-            state.machine.on_tick(self.now());
-        }
-        self.settle(state);
-    }
-
-    fn on_committed(self: &Arc<Self>, id: AppendId, outcome: Result<(), ErrorCode>) {
-        let mut state = lock(&self.state);
-        state.machine.on_committed(id, outcome, self.now());
-        self.settle(state);
-    }
-
-    fn settle(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
-        let effects = state.machine.take_effects();
-        state.effects.extend(effects);
-        let next = state.machine.next_deadline_ms();
-        drop(state);
-        self.watch(next);
-        self.perform();
-    }
-
-    fn watch(&self, next: Option<u64>) {
-        if let Some(at) = next {
-            self.ticker.at_latest(at);
-        }
-    }
-
-    /// Does what was decided, in order. If another thread (or a frame below this one) is at it, it does ours, too.
-    fn perform(self: &Arc<Self>) {
         loop {
-            let drain = match self.drain.try_lock() {
-                Ok(drain) => drain,
-                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-                Err(TryLockError::WouldBlock) => return,
-            };
-            while let Some(effect) = {
-                let mut state = lock(&self.state);
-                state.effects.pop_front()
-            } {
-                match effect {
-                    Effect::Reply { token, reply } => {
-                        let on_reply = lock(&self.state).waiting.remove(&token);
-                        if let Some(on_reply) = on_reply {
-                            on_reply(reply);
-                        }
-                    }
-                    Effect::Append { id, records } => self.append(id, &records),
-                }
+            let mut state = lock(&self.state);
+            let now = self.now();
+            if state.phase != Phase::Active {
+                return;
             }
-            drop(drain);
-            // An effect that came between the last look and the unlock would be nobody's.
-            if lock(&self.state).effects.is_empty() {
+            state.machine.on_tick(now);
+            let next = self.settle(state);
+            // It stops where something had to be appended first.
+            if next.is_none_or(|at| at > now.tick_ms) {
                 return;
             }
         }
     }
 
-    fn append(self: &Arc<Self>, id: AppendId, records: &[StoredRecord]) {
-        let now_ms = self.clock.now_ms();
+    fn on_topics_deleted(self: &Arc<Self>, deleted: &BTreeSet<String>) {
+        let mut state = lock(&self.state);
+        if state.phase == Phase::Active {
+            state.machine.on_topics_deleted(deleted);
+            self.settle(state);
+        }
+    }
+
+    /// Does what was decided: appends under the lock, replies after it. Returns the next deadline.
+    fn settle(self: &Arc<Self>, mut state: MutexGuard<'_, State>) -> Option<u64> {
+        let mut replies = Vec::new();
+        loop {
+            let effects = state.machine.take_effects();
+            if effects.is_empty() {
+                break;
+            }
+            for effect in effects {
+                match effect {
+                    Effect::Reply { token, reply } => {
+                        let on_reply = state.waiting.remove(&token);
+                        replies.extend(on_reply.map(|on_reply| (on_reply, reply)));
+                    }
+                    Effect::Append { id, records } => {
+                        let outcome = self.append(&records);
+                        if let Ok(end) = outcome {
+                            state.rests_on = end;
+                        }
+                        state.machine.on_appended(id, outcome.map(|_| ()), self.now());
+                    }
+                }
+            }
+        }
+        let (next, rests_on) = (state.machine.next_deadline_ms(), state.rests_on);
+        drop(state);
+        if let Some(at) = next {
+            self.ticker.at_latest(at);
+        }
+        for (on_reply, reply) in replies {
+            self.when_committed(rests_on, move |outcome| match outcome {
+                Ok(()) => on_reply(reply),
+                Err(code) => on_reply(reply.failed(code)),
+            });
+        }
+        next
+    }
+
+    fn append(&self, records: &[StoredRecord]) -> Result<Offset, ErrorCode> {
+        let (now_ms, tick_ms) = (self.clock.now_ms(), self.clock.tick_ms());
         let mut builder = BatchBuilder::new(BatchOptions::default());
         for record in records {
             builder.append(now_ms, Some(&record.key), record.value.as_deref());
         }
         let mut bytes = builder.build();
-        let coordinator = Arc::clone(self);
-        let appended = self.partition.append_own(
-            &mut bytes,
-            now_ms,
-            Box::new(move |outcome| coordinator.on_committed(id, outcome)),
-        );
-        if let Err(refused) = appended {
-            self.on_committed(id, Err(refused.code));
+        match self.partition.append_own(&mut bytes, self.epoch, now_ms, tick_ms) {
+            Ok(appended) => Ok(appended.end),
+            Err(refused) => Err(refused.code),
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn groups_hash_to_the_partitions_that_kafka_gives_them() {
-        // "polygenelubricants" hashes to the smallest number there is, whose absolute value is none.
-        for (group, expected) in [("", 0), ("a", 97 % 50), ("my-group", 12), ("polygenelubricants", 0)] {
-            assert_eq!(partition_of(group, 50), expected, "{group}");
+impl State {
+    /// The replies among the effects, with who takes them.
+    fn take_replies(&mut self) -> Vec<(OnReply, GroupReply)> {
+        let mut replies = Vec::new();
+        for effect in self.machine.take_effects() {
+            if let Effect::Reply { token, reply } = effect {
+                replies.extend(self.waiting.remove(&token).map(|on_reply| (on_reply, reply)));
+            }
         }
+        replies
     }
 }

@@ -1,4 +1,4 @@
-//! Work that comes round by itself, on threads of its own: late flushes, retention, compaction.
+//! Work that comes round by itself, on threads of its own: retention, compaction.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
@@ -18,8 +18,6 @@ use crate::config::Config;
 use crate::partition::Partition;
 use crate::partitions::Partitions;
 
-/// `flush.ms` is looked after this often.
-const LATE_FLUSH_EVERY: Duration = Duration::from_millis(500);
 /// What the journal noted is on the disk after this long at the latest.
 const JOURNAL_EVERY: Duration = Duration::from_secs(1);
 /// Keys that one pass of the cleaner holds in memory: with 24 bytes each, some 128 MiB.
@@ -58,10 +56,6 @@ impl Janitor {
             {
                 tracing::error!("the journal is not synced: {error}");
             }
-        })?;
-        let ticks = clock.clone();
-        janitor.every("late-flushes", LATE_FLUSH_EVERY, partitions, move |partition| {
-            partition.flush_if_old(ticks.tick_ms());
         })?;
         let (wall, producers) = (clock.clone(), config.number("producer.id.expiration.ms"));
         janitor.every(

@@ -13,6 +13,7 @@ pub mod flusher;
 pub mod janitor;
 pub mod net;
 pub mod node;
+pub mod overdue;
 pub mod partition;
 pub mod partitions;
 pub mod session;

@@ -27,6 +27,8 @@ use crate::flusher::Flusher;
 use crate::janitor::Janitor;
 use crate::net::listener::{self, BindError, Bound, ListenAt};
 use crate::net::{NetOptions, Network};
+use crate::overdue::Overdue;
+use crate::partition::Host;
 use crate::partitions::Partitions;
 
 /// How long connections have to finish when the node stops.
@@ -62,6 +64,7 @@ pub struct Node {
     pub controller: Arc<Controller>,
     /// Where work that waits for the disk is done.
     pub flusher: Arc<Flusher>,
+    pub(crate) overdue: Arc<Overdue>,
     /// The group coordinators that this node hosts.
     pub coordinators: Arc<Coordinators>,
     /// `None` in tests without threads.
@@ -142,10 +145,25 @@ impl Running {
         );
 
         let flusher = Flusher::start(DISK_THREADS).map_err(StartError::Threads)?;
-        let partitions =
-            Arc::new(Partitions::new(id, Arc::clone(&config), Arc::clone(&log_dir), Arc::clone(&flusher)));
+        let overdue = Arc::new(Overdue::default());
+        overdue.start(clock.clone()).map_err(StartError::Threads)?;
+        let host = Host {
+            me: id,
+            log_dir: Arc::clone(&log_dir),
+            flusher: Arc::clone(&flusher),
+            overdue: Arc::clone(&overdue),
+        };
+        let partitions = Arc::new(Partitions::new(host, Arc::clone(&config)));
         let published = Published::new();
-        published.subscribe(follow_image(&partitions));
+        let coordinators = Coordinators::new(
+            id,
+            &config,
+            clock.clone(),
+            Arc::clone(&published.image),
+            Arc::clone(&partitions),
+            Arc::clone(&flusher),
+        );
+        published.subscribe(follow_image(&partitions, &coordinators));
         let rules = Box::new(Rules { config: Arc::clone(&config), node: id });
         let controller = Controller::new(Arc::clone(&published), rules, clock.clone(), Arc::clone(&entropy));
         controller.attach(start_metadata_log(&log_dir, &controller)?);
@@ -164,13 +182,6 @@ impl Running {
         }
         let options = NetOptions::from_config(&config);
         let slots = usize::try_from(config.number("max.incremental.fetch.session.cache.slots")).unwrap_or(0);
-        let coordinators = Coordinators::new(
-            &config,
-            clock.clone(),
-            Arc::clone(&published.image),
-            Arc::clone(&partitions),
-            Arc::clone(&flusher),
-        );
         coordinators.start().map_err(StartError::Threads)?;
         let janitor =
             Janitor::start(&config, &clock, &partitions, log_dir.journal()).map_err(StartError::Threads)?;
@@ -190,6 +201,7 @@ impl Running {
             partitions,
             controller,
             flusher,
+            overdue,
         });
         let network = Network::start(Arc::clone(&node), bound, &options).map_err(StartError::Threads)?;
         Ok(Self { node, network })
@@ -217,26 +229,28 @@ impl Running {
     pub fn stop(self) -> Result<(), StorageError> {
         // Answers that wait for a flush still get it: the disk's threads work until the last connection is gone.
         self.network.stop(NETWORK_STOP_LIMIT);
-        let Node { partitions, controller, flusher, log_dir, coordinators, .. } = &*self.node;
+        let Node { partitions, controller, flusher, overdue, log_dir, coordinators, .. } = &*self.node;
         coordinators.stop();
         if let Some(janitor) = &self.node.janitor {
             janitor.stop();
         }
         controller.stop();
+        overdue.stop();
         flusher.stop();
         partitions.close()?;
         log_dir.mark_clean(b"")
     }
 }
 
-/// Keeps the partitions in step with the image.
-fn follow_image(partitions: &Arc<Partitions>) -> OnImage {
-    let partitions = Arc::clone(partitions);
+/// Keeps the partitions, and the coordinators in them, in step with the image.
+fn follow_image(partitions: &Arc<Partitions>, coordinators: &Arc<Coordinators>) -> OnImage {
+    let (partitions, coordinators) = (Arc::clone(partitions), Arc::clone(coordinators));
     let before = Mutex::new(Arc::new(Image::default()));
     Box::new(move |image| {
         let before =
             std::mem::replace(&mut *before.lock().unwrap_or_else(PoisonError::into_inner), Arc::clone(image));
         partitions.on_image(&before, image);
+        coordinators.on_image(&before, image);
     })
 }
 
@@ -342,11 +356,17 @@ impl Node {
         let entropy = Arc::new(Entropy::seeded(1));
         let id = NodeId(1);
         let flusher = Flusher::start(0).expect("no threads are needed");
-        let partitions = Partitions::new(id, Arc::clone(&config), Arc::clone(&log_dir), Arc::clone(&flusher));
+        let host = Host {
+            me: id,
+            log_dir: Arc::clone(&log_dir),
+            flusher: Arc::clone(&flusher),
+            overdue: Arc::default(),
+        };
+        let partitions = Arc::new(Partitions::new(host, Arc::clone(&config)));
         let published = Published::new();
         let rules = Box::new(Rules { config: Arc::clone(&config), node: id });
-        let partitions = Arc::new(partitions);
         let coordinators = Coordinators::new(
+            id,
             &config,
             clock.clone(),
             Arc::clone(&published.image),
@@ -369,6 +389,7 @@ impl Node {
             partitions,
             controller: Controller::new(published, rules, clock, entropy),
             flusher,
+            overdue: Arc::default(),
         }
     }
 }

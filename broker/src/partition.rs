@@ -6,8 +6,10 @@ mod keeping;
 mod open;
 mod produce;
 mod read;
+#[cfg(test)]
+pub(crate) mod tests;
+mod waiting;
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,10 +24,12 @@ use ottla_storage::{FlushTicket, Log, LogDir, Removal, StorageError};
 use crate::api::Wakeup;
 use crate::config::TopicConfig;
 use crate::flusher::Flusher;
+use crate::overdue::Overdue;
 
 pub(crate) use produce::storage_code;
 pub use produce::{AppendRequest, Appended, Refused};
 pub use read::{Bounds, ReadAnswer};
+use waiting::{Waiting, told};
 
 /// Called once the offset it waits for is committed, or with the reason why it will not be.
 pub type OnCommitted = Box<dyn FnOnce(Result<(), ErrorCode>) + Send>;
@@ -39,15 +43,24 @@ pub struct Partition {
     pub index: i32,
     /// `topic-index`: the directory's name.
     pub dir_name: String,
-    pub(crate) log_dir: Arc<LogDir>,
-    pub(crate) flusher: Arc<Flusher>,
+    host: Arc<Host>,
     state: Mutex<State>,
     /// The flusher has it on its list.
-    pub(crate) flush_queued: AtomicBool,
+    flush_queued: AtomicBool,
+    /// So has the thread that looks after what is late.
+    watched: AtomicBool,
+}
+
+/// What the partitions of a node have in common.
+#[derive(Debug)]
+pub struct Host {
+    pub me: NodeId,
+    pub log_dir: Arc<LogDir>,
+    pub flusher: Arc<Flusher>,
+    pub overdue: Arc<Overdue>,
 }
 
 pub(crate) struct State {
-    me: NodeId,
     config: Arc<TopicConfig>,
     /// `None` until somebody needs it, and again once the topic is deleted.
     log: Option<Log>,
@@ -62,10 +75,10 @@ pub(crate) struct State {
     unflushed_since_ms: Option<u64>,
     /// A segment was sealed: it is flushed whatever the mode.
     rolled: bool,
-    /// In the order of their offsets.
-    waiting: VecDeque<(Offset, OnCommitted)>,
+    waiting: Waiting,
     fetchers: Vec<Wakeup>,
-    deleted: bool,
+    /// Why nothing can be committed any more: the topic is gone, the node stops, the disk failed.
+    offline: Option<ErrorCode>,
 }
 
 impl fmt::Debug for Partition {
@@ -76,41 +89,37 @@ impl fmt::Debug for Partition {
 
 impl Partition {
     #[must_use]
-    #[expect(clippy::too_many_arguments, reason = "each is a part that the table hands over once")]
     pub fn new(
-        me: NodeId,
+        host: Arc<Host>,
         topic: TopicId,
         name: Arc<str>,
         index: i32,
         placed: PartitionState,
         config: Arc<TopicConfig>,
-        log_dir: Arc<LogDir>,
-        flusher: Arc<Flusher>,
     ) -> Arc<Self> {
         let state = State {
-            me,
             config,
             log: None,
-            replica: Replica::new(me, placed, Offset::ZERO),
+            replica: Replica::new(host.me, placed, Offset::ZERO),
             producers: Producers::default(),
             recovered_end: Offset::ZERO,
             unsaved_bytes: 0,
             unflushed_records: 0,
             unflushed_since_ms: None,
             rolled: false,
-            waiting: VecDeque::new(),
+            waiting: Waiting::default(),
             fetchers: Vec::new(),
-            deleted: false,
+            offline: None,
         };
         Arc::new(Self {
             topic,
             dir_name: format!("{name}-{index}"),
             name,
             index,
-            log_dir,
-            flusher,
+            host,
             state: Mutex::new(state),
             flush_queued: AtomicBool::new(false),
+            watched: AtomicBool::new(false),
         })
     }
 
@@ -136,21 +145,25 @@ impl Partition {
             }
         }
         let due = state.advance();
+        let watch = state.has_flush_limit() && state.unflushed_since_ms.is_some();
         drop(state);
         due.complete();
         self.want_flush();
+        if watch {
+            self.want_watch();
+        }
     }
 
-    /// Whether this node leads it.
-    pub(crate) fn is_leader(&self) -> bool {
+    /// Whether this node leads it, and in the epoch of `placed`.
+    pub(crate) fn leads_in(&self, placed: &PartitionState) -> bool {
         let state = self.lock();
-        state.replica.state().leader == state.me
+        state.replica.state().leader == self.host.me && state.replica.leader_epoch() == placed.leader_epoch
     }
 
     /// Puts the partition on the flusher's list, once.
     pub(crate) fn want_flush(self: &Arc<Self>) {
         if !self.flush_queued.swap(true, Ordering::AcqRel) {
-            self.flusher.queue(Arc::clone(self));
+            self.host.flusher.queue(Arc::clone(self));
         }
     }
 
@@ -190,22 +203,53 @@ impl Partition {
         !failed
     }
 
-    /// Records that wait for a flush too long (`flush.ms`) get one.
-    pub(crate) fn flush_if_old(self: &Arc<Self>, tick_ms: u64) {
-        let old = {
-            let state = self.lock();
-            let limit = u64::try_from(state.config.flush_ms).unwrap_or(u64::MAX);
-            state.unflushed_since_ms.is_some_and(|since| tick_ms.saturating_sub(since) >= limit)
-        };
-        if old {
+    /// Waits until everything below `offset` is committed, but not beyond the tick `deadline_ms`. `on_committed` may be called before this
+    /// returns.
+    pub fn when_committed(self: &Arc<Self>, offset: Offset, deadline_ms: u64, on_committed: OnCommitted) {
+        let mut state = self.lock();
+        if offset <= state.replica.high_watermark() {
+            drop(state);
+            return on_committed(Ok(()));
+        }
+        // Nothing moves the watermark of a log that is closed.
+        if let Some(code) = state.offline {
+            drop(state);
+            return on_committed(Err(code));
+        }
+        state.waiting.push(offset, deadline_ms, on_committed);
+        drop(state);
+        self.want_watch();
+    }
+
+    /// Has the partition looked after, while something may become late.
+    pub(crate) fn want_watch(self: &Arc<Self>) {
+        if !self.watched.swap(true, Ordering::AcqRel) {
+            self.host.overdue.watch(Arc::clone(self));
+        }
+    }
+
+    /// Records that wait for a flush too long (`flush.ms`) get one, and who waits too long is told. Returns whether more may become late.
+    pub(crate) fn look_after(self: &Arc<Self>, tick_ms: u64) -> bool {
+        let mut state = self.lock();
+        let limit = u64::try_from(state.config.flush_ms).unwrap_or(u64::MAX);
+        let flush = state.unflushed_since_ms.is_some_and(|since| tick_ms.saturating_sub(since) >= limit);
+        let late = told(state.waiting.timed_out(tick_ms), Err(ErrorCode::RequestTimedOut));
+        let more = !state.waiting.is_empty() || state.has_flush_limit() && state.unflushed_since_ms.is_some();
+        if !more {
+            // Under the lock: whoever appends next puts it on the list again.
+            self.watched.store(false, Ordering::Release);
+        }
+        drop(state);
+        Due { committed: late, woken: Vec::new() }.complete();
+        if flush {
             self.want_flush();
         }
+        more
     }
 
     /// The topic is gone: everybody who waits is told, and the files go. The name is free when this returns.
     pub fn delete(&self) -> Option<Removal> {
         let mut state = self.lock();
-        state.deleted = true;
         let due = state.fail_all(ErrorCode::UnknownTopicOrPartition);
         let log = state.log.take();
         drop(state);
@@ -233,7 +277,6 @@ impl Partition {
         let mut state = self.lock();
         let save = self.producers_to_save(&mut state, true);
         let log = state.log.take();
-        state.deleted = true;
         let due = state.fail_all(ErrorCode::NotLeaderOrFollower);
         drop(state);
         let result = log.map_or(Ok(()), Log::close);
@@ -278,15 +321,19 @@ impl State {
         }
         let reached = self.replica.high_watermark();
         let mut due = Due { committed: Vec::new(), woken: std::mem::take(&mut self.fetchers) };
-        while self.waiting.front().is_some_and(|(offset, _)| *offset <= reached) {
-            let (_, on_committed) = self.waiting.pop_front().expect("looked at");
-            due.committed.push((on_committed, Ok(())));
-        }
+        due.committed = told(self.waiting.reached(reached), Ok(()));
         due
     }
 
+    /// Whether `flush.ms` limits how long records wait for a flush.
+    fn has_flush_limit(&self) -> bool {
+        self.config.flush_ms < i64::MAX
+    }
+
+    /// Nothing will be committed any more, and `code` says why.
     fn fail_all(&mut self, code: ErrorCode) -> Due {
-        let committed = self.waiting.drain(..).map(|(_, on_committed)| (on_committed, Err(code))).collect();
+        self.offline = Some(code);
+        let committed = told(self.waiting.all(), Err(code));
         Due { committed, woken: std::mem::take(&mut self.fetchers) }
     }
 }

@@ -4,12 +4,11 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use ottla_machine::controller::image::{ConfigKind, ConfigResource, Image, PartitionState};
-use ottla_protocol::types::{NodeId, TopicId};
-use ottla_storage::{LogDir, StorageError};
+use ottla_protocol::types::TopicId;
+use ottla_storage::StorageError;
 
 use crate::config::{Config, TopicConfig};
-use crate::flusher::Flusher;
-use crate::partition::Partition;
+use crate::partition::{Host, Partition};
 
 /// By topic id, then by index.
 type Table = HashMap<TopicId, Topic>;
@@ -20,10 +19,8 @@ struct Topic {
 }
 
 pub struct Partitions {
-    me: NodeId,
+    host: Arc<Host>,
     config: Arc<Config>,
-    log_dir: Arc<LogDir>,
-    flusher: Arc<Flusher>,
     table: RwLock<Table>,
 }
 
@@ -35,8 +32,8 @@ impl std::fmt::Debug for Partitions {
 
 impl Partitions {
     #[must_use]
-    pub fn new(me: NodeId, config: Arc<Config>, log_dir: Arc<LogDir>, flusher: Arc<Flusher>) -> Self {
-        Self { me, config, log_dir, flusher, table: RwLock::default() }
+    pub fn new(host: Host, config: Arc<Config>) -> Self {
+        Self { host: Arc::new(host), config, table: RwLock::default() }
     }
 
     fn table(&self) -> RwLockReadGuard<'_, Table> {
@@ -58,8 +55,8 @@ impl Partitions {
     /// After a crash: opens every log that has files, on a thread that may wait, then says that recovery is complete.
     pub fn recover(self: &Arc<Self>) {
         let partitions = Arc::clone(self);
-        self.flusher.run_job(move || {
-            let names = match partitions.log_dir.log_names() {
+        self.host.flusher.run_job(move || {
+            let names = match partitions.host.log_dir.log_names() {
                 Ok(names) => names,
                 Err(error) => return tracing::error!("the data directory can't be read: {error}"),
             };
@@ -69,7 +66,7 @@ impl Partitions {
                     partition.recover();
                 }
             }
-            if let Err(error) = partitions.log_dir.recovered() {
+            if let Err(error) = partitions.host.log_dir.recovered() {
                 tracing::error!("the end of recovery could not be noted: {error}");
             }
         });
@@ -108,7 +105,7 @@ impl Partitions {
                 if unchanged && table.contains_key(id) {
                     continue;
                 }
-                let config = Arc::new(TopicConfig::resolve(&self.config, image, self.me, &topic.name));
+                let config = Arc::new(TopicConfig::resolve(&self.config, image, self.host.me, &topic.name));
                 let held = table
                     .entry(*id)
                     .or_insert_with(|| Topic { config: Arc::clone(&config), partitions: Vec::new() });
@@ -117,21 +114,19 @@ impl Partitions {
                     match held.partitions.get(index) {
                         Some(partition) => partition.update(placed, &config),
                         None => held.partitions.push(Partition::new(
-                            self.me,
+                            Arc::clone(&self.host),
                             *id,
                             Arc::clone(&topic.name),
                             i32::try_from(index).expect("a topic has fewer than 2^31 partitions"),
                             PartitionState::clone(placed),
                             Arc::clone(&config),
-                            Arc::clone(&self.log_dir),
-                            Arc::clone(&self.flusher),
                         )),
                     }
                 }
             }
         }
         if !removals.is_empty() {
-            self.flusher.run_job(move || {
+            self.host.flusher.run_job(move || {
                 for removal in removals {
                     if let Err(error) = removal.run() {
                         tracing::error!("deleted files stay: {error}");

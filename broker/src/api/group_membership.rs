@@ -70,7 +70,9 @@ pub fn join(cx: &mut RequestContext<'_>, request: JoinGroupRequest) -> Reply<Joi
         fresh: hyphenated(cx.node.entropy.next_bytes()),
     };
     let slot = cx.defer();
+    let refusal = JoinGroupResponse { member_id: request.member_id.clone(), ..JoinGroupResponse::default() };
     coordinator.step(
+        GroupReply::Join(refusal),
         move |reply| match reply {
             GroupReply::Join(mut response) => {
                 if slot.version() < 7 && response.protocol_name.is_none() {
@@ -99,6 +101,7 @@ pub fn sync(cx: &mut RequestContext<'_>, request: SyncGroupRequest) -> Reply<Syn
     };
     let slot = cx.defer();
     coordinator.step(
+        GroupReply::Sync(SyncGroupResponse::default()),
         move |reply| match reply {
             GroupReply::Sync(response) => slot.complete(&response),
             other => panic!("SyncGroup was answered with {other:?}"),
@@ -119,6 +122,7 @@ pub fn heartbeat(cx: &mut RequestContext<'_>, request: HeartbeatRequest) -> Repl
     };
     let slot = cx.defer();
     coordinator.step(
+        GroupReply::Heartbeat(HeartbeatResponse::default()),
         move |reply| match reply {
             GroupReply::Heartbeat(response) => slot.complete(&response),
             other => panic!("Heartbeat was answered with {other:?}"),
@@ -146,6 +150,7 @@ pub fn leave(cx: &mut RequestContext<'_>, request: LeaveGroupRequest) -> Reply<L
     };
     let slot = cx.defer();
     coordinator.step(
+        GroupReply::Leave(LeaveGroupResponse::default()),
         move |reply| match reply {
             GroupReply::Leave(response) => slot.complete(&response),
             other => panic!("LeaveGroup was answered with {other:?}"),

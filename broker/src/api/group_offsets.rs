@@ -1,6 +1,7 @@
 //! OffsetCommit, OffsetFetch and OffsetDelete (keys 8, 9, 47). v10 of the first two name topics by id.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use bytestring::ByteString;
 use ottla_machine::controller::image::Image;
@@ -21,6 +22,7 @@ use ottla_protocol::messages::{
     OffsetFetchResponse,
 };
 
+use super::gather::Gather;
 use super::{Reply, RequestContext};
 
 pub fn commit(cx: &mut RequestContext<'_>, mut request: OffsetCommitRequest) -> Reply<OffsetCommitResponse> {
@@ -38,15 +40,38 @@ pub fn commit(cx: &mut RequestContext<'_>, mut request: OffsetCommitRequest) -> 
             }
         });
     }
+    // What is not there says so whatever the group's state is.
+    let check = move |topic: &str, index: i32| match image.topic_by_name(topic) {
+        Some(known) if known.partition(index.into()).is_some() => Ok(()),
+        _ => Err(ErrorCode::UnknownTopicOrPartition),
+    };
+    let same = |code: ErrorCode| {
+        let topics = request.topics.iter().map(|topic| OffsetCommitResponseTopic {
+            name: topic.name.clone(),
+            topic_id: topic.topic_id,
+            partitions: topic
+                .partitions
+                .iter()
+                .map(|partition| OffsetCommitResponsePartition {
+                    partition_index: partition.partition_index,
+                    error_code: check(&topic.name, partition.partition_index).err().unwrap_or(code).code(),
+                })
+                .collect(),
+        });
+        OffsetCommitResponse { topics: topics.collect(), ..OffsetCommitResponse::default() }
+    };
     let coordinator = match cx.node.coordinators.of(&request.group_id) {
         Ok(coordinator) => coordinator,
         Err(code) => {
-            let topics = request.topics.iter().map(|topic| answered(topic, code)).chain(unknown).collect();
-            return Reply::Now(OffsetCommitResponse { topics, ..OffsetCommitResponse::default() });
+            let mut response = same(code);
+            response.topics.extend(unknown);
+            return Reply::Now(response);
         }
     };
+    let refusal = GroupReply::OffsetCommit(same(ErrorCode::None));
     let slot = cx.defer();
     coordinator.step(
+        refusal,
         move |reply| match reply {
             GroupReply::OffsetCommit(mut response) => {
                 response.topics.extend(unknown);
@@ -54,13 +79,7 @@ pub fn commit(cx: &mut RequestContext<'_>, mut request: OffsetCommitRequest) -> 
             }
             other => panic!("OffsetCommit was answered with {other:?}"),
         },
-        move |machine, token, now| {
-            let check = |topic: &str, index: i32| match image.topic_by_name(topic) {
-                Some(known) if known.partition(index.into()).is_some() => Ok(()),
-                _ => Err(ErrorCode::UnknownTopicOrPartition),
-            };
-            machine.commit(token, &request, version, &check, now);
-        },
+        move |machine, token, now| machine.commit(token, &request, version, &check, now),
     );
     Reply::Later
 }
@@ -79,10 +98,16 @@ fn answered(topic: &OffsetCommitRequestTopic, code: ErrorCode) -> OffsetCommitRe
 }
 
 pub fn fetch(cx: &mut RequestContext<'_>, request: OffsetFetchRequest) -> Reply<OffsetFetchResponse> {
-    let image = cx.node.image.load_full();
-    if cx.version >= 8 {
-        let groups = request.groups.iter().map(|group| fetch_group(cx, &image, group)).collect();
-        return Reply::Now(OffsetFetchResponse { groups, ..OffsetFetchResponse::default() });
+    let (version, slot) = (cx.version, cx.defer());
+    if version >= 8 {
+        let gather = Gather::new(request.groups.len(), move |groups| {
+            slot.complete(&OffsetFetchResponse { groups, ..OffsetFetchResponse::default() });
+        });
+        for (at, group) in request.groups.into_iter().enumerate() {
+            let gather = Arc::clone(&gather);
+            fetch_group(cx, group, move |found| gather.set(at, found));
+        }
+        return Reply::Later;
     }
     let group = OffsetFetchRequestGroup {
         group_id: request.group_id.clone(),
@@ -97,30 +122,36 @@ pub fn fetch(cx: &mut RequestContext<'_>, request: OffsetFetchRequest) -> Reply<
         ..OffsetFetchRequestGroup::default()
     };
     let asked = group.topics.clone();
-    let found = fetch_group(cx, &image, &group);
+    fetch_group(cx, group, move |found| slot.complete(&old_response(found, asked, version)));
+    Reply::Later
+}
+
+fn old_response(
+    found: OffsetFetchResponseGroup,
+    asked: Option<Vec<OffsetFetchRequestTopics>>,
+    version: i16,
+) -> OffsetFetchResponse {
     // Before version 2 there is no place for an error of the whole group: each partition has it.
-    let mut topics: Vec<OffsetFetchResponseTopic> = found.topics.into_iter().map(old_topic).collect();
-    if found.error_code != 0 && cx.version < 2 {
-        topics = asked
-            .into_iter()
-            .flatten()
-            .map(|topic| OffsetFetchResponseTopic {
-                name: topic.name,
-                partitions: topic
-                    .partition_indexes
-                    .into_iter()
-                    .map(|index| OffsetFetchResponsePartition {
-                        partition_index: index,
-                        committed_offset: -1,
-                        committed_leader_epoch: -1,
-                        metadata: Some(ByteString::default()),
-                        error_code: found.error_code,
-                    })
-                    .collect(),
-            })
-            .collect();
-    }
-    Reply::Now(OffsetFetchResponse { topics, error_code: found.error_code, ..OffsetFetchResponse::default() })
+    let topics = if found.error_code != 0 && version < 2 {
+        let all = asked.into_iter().flatten().map(|topic| OffsetFetchResponseTopic {
+            name: topic.name,
+            partitions: topic
+                .partition_indexes
+                .into_iter()
+                .map(|index| OffsetFetchResponsePartition {
+                    partition_index: index,
+                    committed_offset: -1,
+                    committed_leader_epoch: -1,
+                    metadata: Some(ByteString::default()),
+                    error_code: found.error_code,
+                })
+                .collect(),
+        });
+        all.collect()
+    } else {
+        found.topics.into_iter().map(old_topic).collect()
+    };
+    OffsetFetchResponse { topics, error_code: found.error_code, ..OffsetFetchResponse::default() }
 }
 
 fn old_topic(topic: OffsetFetchResponseTopics) -> OffsetFetchResponseTopic {
@@ -134,31 +165,36 @@ fn old_topic(topic: OffsetFetchResponseTopics) -> OffsetFetchResponseTopic {
     OffsetFetchResponseTopic { name: topic.name, partitions: partitions.collect() }
 }
 
+/// One group's offsets, once what they rest on is committed.
 fn fetch_group(
     cx: &RequestContext<'_>,
-    image: &Image,
-    group: &OffsetFetchRequestGroup,
-) -> OffsetFetchResponseGroup {
-    let failed = |code: ErrorCode| OffsetFetchResponseGroup {
-        group_id: group.group_id.clone(),
+    group: OffsetFetchRequestGroup,
+    then: impl FnOnce(OffsetFetchResponseGroup) + Send + 'static,
+) {
+    let id = group.group_id.clone();
+    let failed = |id: ByteString, code: ErrorCode| OffsetFetchResponseGroup {
+        group_id: id,
         error_code: code.code(),
         ..OffsetFetchResponseGroup::default()
     };
-    if group.group_id.is_empty() {
-        return failed(ErrorCode::InvalidGroupId);
-    }
-    let coordinator = match cx.node.coordinators.of(&group.group_id) {
+    let coordinator = match cx.node.coordinators.of(&id) {
         Ok(coordinator) => coordinator,
-        Err(code) => return failed(code),
+        Err(code) => return then(failed(id, code)),
     };
-    let by_id = cx.version >= 10;
-    let topics = coordinator.read(|machine| match &group.topics {
-        None => every_topic(machine, image, &group.group_id, by_id),
-        Some(topics) => {
-            topics.iter().map(|topic| one_topic(machine, image, &group.group_id, topic, by_id)).collect()
-        }
-    });
-    OffsetFetchResponseGroup { group_id: group.group_id.clone(), topics, error_code: 0 }
+    let (image, by_id) = (cx.node.image.load_full(), cx.version >= 10);
+    coordinator.read(
+        move |machine| match &group.topics {
+            None => every_topic(machine, &image, &group.group_id, by_id),
+            Some(topics) => {
+                let one = |topic| one_topic(machine, &image, &group.group_id, topic, by_id);
+                topics.iter().map(one).collect()
+            }
+        },
+        move |seen| match seen {
+            Ok(topics) => then(OffsetFetchResponseGroup { group_id: id, topics, error_code: 0 }),
+            Err(code) => then(failed(id, code)),
+        },
+    );
 }
 
 fn partition(index: i32, committed: Option<&Committed>) -> OffsetFetchResponsePartitions {
@@ -226,7 +262,11 @@ fn every_topic(
 }
 
 pub fn delete(cx: &mut RequestContext<'_>, request: OffsetDeleteRequest) -> Reply<OffsetDeleteResponse> {
-    let coordinator = match cx.node.coordinators.of(&request.group_id) {
+    let coordinator = match &*request.group_id {
+        "" => Err(ErrorCode::InvalidGroupId),
+        id => cx.node.coordinators.of(id),
+    };
+    let coordinator = match coordinator {
         Ok(coordinator) => coordinator,
         Err(code) => {
             return Reply::Now(OffsetDeleteResponse {
@@ -248,6 +288,7 @@ pub fn delete(cx: &mut RequestContext<'_>, request: OffsetDeleteRequest) -> Repl
         })
         .collect();
     coordinator.step(
+        GroupReply::OffsetDelete(OffsetDeleteResponse::default()),
         move |reply| match reply {
             GroupReply::OffsetDelete(mut response) => {
                 for topic in &mut response.topics {

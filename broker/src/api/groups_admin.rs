@@ -1,7 +1,7 @@
 //! DescribeGroups, ListGroups and DeleteGroups (keys 15, 16, 42). DescribeGroups v6 says when a group is not known (KIP-1043); ListGroups v4
 //! filters by state (KIP-518), v5 by type (KIP-848).
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytestring::ByteString;
 use ottla_machine::group::coordinator::{GroupCoordinator, GroupReply};
@@ -14,7 +14,8 @@ use ottla_protocol::messages::describe_groups_response::{
 use ottla_protocol::messages::list_groups_response::{ListGroupsResponse, ListedGroup};
 use ottla_protocol::messages::{DeleteGroupsRequest, DescribeGroupsRequest, ListGroupsRequest};
 
-use super::{Reply, ReplySlot, RequestContext};
+use super::gather::Gather;
+use super::{Reply, RequestContext};
 
 /// READ, DELETE, DESCRIBE, DESCRIBE_CONFIGS, ALTER_CONFIGS as bits.
 const GROUP_OPERATIONS: i32 = 3400;
@@ -24,29 +25,43 @@ pub fn describe(
     request: DescribeGroupsRequest,
 ) -> Reply<DescribeGroupsResponse> {
     let operations = if request.include_authorized_operations { GROUP_OPERATIONS } else { i32::MIN };
-    let groups = request.groups.iter().map(|id| describe_one(cx, id, operations)).collect();
-    Reply::Now(DescribeGroupsResponse { groups, ..DescribeGroupsResponse::default() })
+    let (version, slot) = (cx.version, cx.defer());
+    let gather = Gather::new(request.groups.len(), move |groups| {
+        slot.complete(&DescribeGroupsResponse { groups, ..DescribeGroupsResponse::default() });
+    });
+    for (at, id) in request.groups.into_iter().enumerate() {
+        let base =
+            DescribedGroup { group_id: id.clone(), authorized_operations: operations, ..Default::default() };
+        let failed = |base: &DescribedGroup, code: ErrorCode| DescribedGroup {
+            error_code: code.code(),
+            authorized_operations: i32::MIN,
+            ..base.clone()
+        };
+        match cx.node.coordinators.of(&id) {
+            Ok(coordinator) => {
+                let (gather, shown_as) = (Arc::clone(&gather), base.clone());
+                coordinator.read(
+                    move |machine| match machine.group(&id) {
+                        Some(group) => shown(group, &shown_as),
+                        None => dead(&shown_as, version),
+                    },
+                    move |seen| gather.set(at, seen.unwrap_or_else(|code| failed(&base, code))),
+                );
+            }
+            Err(code) => gather.set(at, failed(&base, code)),
+        }
+    }
+    Reply::Later
 }
 
-fn describe_one(cx: &RequestContext<'_>, id: &ByteString, operations: i32) -> DescribedGroup {
-    let base = DescribedGroup {
-        group_id: id.clone(),
-        authorized_operations: operations,
-        ..DescribedGroup::default()
-    };
-    let coordinator = match cx.node.coordinators.of(id) {
-        Ok(coordinator) => coordinator,
-        Err(code) => {
-            return DescribedGroup { error_code: code.code(), authorized_operations: i32::MIN, ..base };
-        }
-    };
-    let dead = || DescribedGroup {
-        error_code: if cx.version >= 6 { ErrorCode::GroupIdNotFound.code() } else { 0 },
-        error_message: (cx.version >= 6).then(|| format!("Group {id} not found.").into()),
+fn dead(base: &DescribedGroup, version: i16) -> DescribedGroup {
+    let id = &base.group_id;
+    DescribedGroup {
+        error_code: if version >= 6 { ErrorCode::GroupIdNotFound.code() } else { 0 },
+        error_message: (version >= 6).then(|| format!("Group {id} not found.").into()),
         group_state: ByteString::from_static("Dead"),
         ..base.clone()
-    };
-    coordinator.read(|machine| machine.group(id).map(|group| shown(group, &base))).unwrap_or_else(dead)
+    }
 }
 
 fn shown(group: &Group, base: &DescribedGroup) -> DescribedGroup {
@@ -71,74 +86,69 @@ fn shown(group: &Group, base: &DescribedGroup) -> DescribedGroup {
 }
 
 pub fn list(cx: &mut RequestContext<'_>, request: ListGroupsRequest) -> Reply<ListGroupsResponse> {
+    let failed = |code: ErrorCode| ListGroupsResponse { error_code: code.code(), ..Default::default() };
+    let coordinators = match cx.node.coordinators.all() {
+        Ok(coordinators) => coordinators,
+        Err(code) => return Reply::Now(failed(code)),
+    };
+    let slot = cx.defer();
+    let gather = Gather::new(coordinators.len(), move |parts: Vec<Result<Vec<ListedGroup>, ErrorCode>>| {
+        let mut groups = Vec::new();
+        for part in parts {
+            match part {
+                Ok(part) => groups.extend(part),
+                // Its groups are another node's now, which lists them.
+                Err(ErrorCode::NotCoordinator) => {}
+                Err(code) => return slot.complete(&failed(code)),
+            }
+        }
+        slot.complete(&ListGroupsResponse { groups, ..ListGroupsResponse::default() });
+    });
+    let request = Arc::new(request);
+    for (at, coordinator) in coordinators.into_iter().enumerate() {
+        let (gather, request) = (Arc::clone(&gather), Arc::clone(&request));
+        coordinator.read(
+            move |machine| machine.list().filter_map(|(id, group)| listed(&request, id, group)).collect(),
+            move |seen| gather.set(at, seen),
+        );
+    }
+    Reply::Later
+}
+
+/// The group, if the request wants to hear of it.
+fn listed(request: &ListGroupsRequest, id: &str, group: &Group) -> Option<ListedGroup> {
     let wants = |filter: &[ByteString], name: &str| {
         filter.is_empty() || filter.iter().any(|wanted| wanted.eq_ignore_ascii_case(name))
     };
-    let mut groups = Vec::new();
-    for coordinator in cx.node.coordinators.all() {
-        coordinator.read(|machine| {
-            for (id, group) in machine.list() {
-                if wants(&request.states_filter, group.state.name())
-                    && wants(&request.types_filter, "classic")
-                {
-                    groups.push(ListedGroup {
-                        group_id: id.into(),
-                        protocol_type: group.protocol_type.as_deref().unwrap_or_default().into(),
-                        group_state: ByteString::from_static(group.state.name()),
-                        group_type: ByteString::from_static("classic"),
-                    });
-                }
-            }
-        });
-    }
-    Reply::Now(ListGroupsResponse { groups, ..ListGroupsResponse::default() })
-}
-
-/// A response that waits for several coordinators.
-struct Pending {
-    open: usize,
-    response: DeleteGroupsResponse,
-    slot: Option<ReplySlot<DeleteGroupsResponse>>,
-}
-
-fn set(pending: &Mutex<Pending>, at: usize, code: ErrorCode) {
-    let mut pending = pending.lock().unwrap_or_else(PoisonError::into_inner);
-    pending.response.results[at].error_code = code.code();
-    pending.open -= 1;
-    if pending.open == 0
-        && let Some(slot) = pending.slot.take()
-    {
-        slot.complete(&pending.response);
-    }
+    let wanted = wants(&request.states_filter, group.state.name()) && wants(&request.types_filter, "classic");
+    wanted.then(|| ListedGroup {
+        group_id: id.into(),
+        protocol_type: group.protocol_type.as_deref().unwrap_or_default().into(),
+        group_state: ByteString::from_static(group.state.name()),
+        group_type: ByteString::from_static("classic"),
+    })
 }
 
 pub fn delete(cx: &mut RequestContext<'_>, request: DeleteGroupsRequest) -> Reply<DeleteGroupsResponse> {
-    let results = request
-        .groups_names
-        .iter()
-        .map(|id| DeletableGroupResult { group_id: id.clone(), error_code: 0 })
-        .collect();
-    let response = DeleteGroupsResponse { results, ..DeleteGroupsResponse::default() };
-    if request.groups_names.is_empty() {
-        return Reply::Now(response);
-    }
-    let slot = Some(cx.defer());
-    let pending = Arc::new(Mutex::new(Pending { open: request.groups_names.len(), response, slot }));
-    for (at, id) in request.groups_names.iter().enumerate() {
-        let coordinator =
-            if id.is_empty() { Err(ErrorCode::InvalidGroupId) } else { cx.node.coordinators.of(id) };
-        match coordinator {
-            Err(code) => set(&pending, at, code),
-            Ok(coordinator) => {
-                let (pending, id) = (Arc::clone(&pending), id.clone());
-                coordinator.step(
-                    move |reply| match reply {
-                        GroupReply::DeleteGroup(code) => set(&pending, at, code),
-                        other => panic!("DeleteGroups was answered with {other:?}"),
-                    },
-                    move |machine, token, _| machine.delete(token, &id),
-                );
-            }
+    let slot = cx.defer();
+    let gather = Gather::new(request.groups_names.len(), move |results| {
+        slot.complete(&DeleteGroupsResponse { results, ..DeleteGroupsResponse::default() });
+    });
+    for (at, id) in request.groups_names.into_iter().enumerate() {
+        let set = {
+            let (gather, group_id) = (Arc::clone(&gather), id.clone());
+            move |code: ErrorCode| gather.set(at, DeletableGroupResult { group_id, error_code: code.code() })
+        };
+        match cx.node.coordinators.of(&id) {
+            Err(code) => set(code),
+            Ok(coordinator) => coordinator.step(
+                GroupReply::DeleteGroup(ErrorCode::None),
+                move |reply| match reply {
+                    GroupReply::DeleteGroup(code) => set(code),
+                    other => panic!("DeleteGroups was answered with {other:?}"),
+                },
+                move |machine, token, _| machine.delete(token, &id),
+            ),
         }
     }
     Reply::Later

@@ -115,6 +115,7 @@ pub fn handle(cx: &mut RequestContext<'_>, request: ProduceRequest) -> Reply<Pro
                     produce_version: cx.version,
                     now_ms: cx.now_ms,
                     tick_ms: cx.tick_ms,
+                    deadline_ms: cx.tick_ms + u64::try_from(request.timeout_ms).unwrap_or(0),
                 };
                 partition.produce(&append, on_committed)
             });

@@ -18,23 +18,23 @@ const REPLAY_BYTES: usize = 4 << 20;
 
 impl Partition {
     pub(super) fn open_log(&self, options: &LogOptions) -> Result<(Log, Recovery), StorageError> {
-        let (log, recovery) = self.log_dir.open_log(&self.dir_name, self.topic, *options)?;
+        let (log, recovery) = self.host.log_dir.open_log(&self.dir_name, self.topic, *options)?;
         if log.owner() == self.topic {
             return Ok((log, recovery));
         }
         // Left by a topic of the same name that was deleted while this node was down.
         tracing::warn!("{} belongs to a deleted topic of the same name: removed", self.dir_name);
         log.delete()?.run()?;
-        self.log_dir.open_log(&self.dir_name, self.topic, *options)
+        self.host.log_dir.open_log(&self.dir_name, self.topic, *options)
     }
 
     /// Opens the log if it is not yet open.
     pub(super) fn ensure_open(self: &Arc<Self>, state: &mut State) -> Result<(), ErrorCode> {
-        if state.deleted {
-            return Err(ErrorCode::UnknownTopicOrPartition);
-        }
         if state.log.is_some() {
             return Ok(());
+        }
+        if let Some(code) = state.offline {
+            return Err(code);
         }
         let opened = self.open_log(&state.config.log_options()).and_then(|(mut log, recovery)| {
             self.report(&recovery);
@@ -49,7 +49,7 @@ impl Partition {
                     if state.config.is_flushed_before_ack() { log.flushed_end() } else { log.end_offset() };
                 state.recovered_end =
                     if state.config.is_flushed_before_ack() { log.end_offset() } else { committed };
-                state.replica = Replica::new(state.me, state.replica.state().clone(), committed);
+                state.replica = Replica::new(self.host.me, state.replica.state().clone(), committed);
                 if committed < state.recovered_end {
                     self.want_flush();
                 }

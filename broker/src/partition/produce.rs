@@ -19,6 +19,8 @@ pub struct AppendRequest<'a> {
     pub produce_version: i16,
     pub now_ms: i64,
     pub tick_ms: u64,
+    /// The tick until which an acknowledgement by all may take.
+    pub deadline_ms: u64,
 }
 
 /// What was appended, or had been before.
@@ -125,34 +127,43 @@ impl Partition {
             }
             let log_append_time =
                 if config.timestamps == TimestampType::LogAppendTime { request.now_ms } else { -1 };
-            self.append(bytes, request, log_append_time, on_committed)
+            self.append(bytes, LeaderEpoch::NONE, request, log_append_time, on_committed)
         })
     }
 
-    /// Appends one batch that a coordinator of this node wrote.
+    /// Appends one batch that a coordinator of this node wrote. It is committed once the high watermark reaches the answer's end.
     ///
     /// # Errors
     /// Why nothing was appended.
     pub fn append_own(
         self: &Arc<Self>,
         batch: &mut [u8],
+        epoch: LeaderEpoch,
         now_ms: i64,
-        on_committed: OnCommitted,
+        tick_ms: u64,
     ) -> Result<Appended, Refused> {
-        let request = AppendRequest { records: &[], acks_all: true, produce_version: 0, now_ms, tick_ms: 0 };
-        self.append(batch, &request, -1, Some(on_committed))
+        let request = AppendRequest {
+            records: &[],
+            acks_all: true,
+            produce_version: 0,
+            now_ms,
+            tick_ms,
+            deadline_ms: u64::MAX,
+        };
+        self.append(batch, epoch, &request, -1, None)
     }
 
     fn append(
         self: &Arc<Self>,
         bytes: &mut [u8],
+        epoch: LeaderEpoch,
         request: &AppendRequest<'_>,
         log_append_time: i64,
         on_committed: Option<OnCommitted>,
     ) -> Result<Appended, Refused> {
         let mut state = self.lock();
         self.ensure_open(&mut state)?;
-        state.replica.check_leader(LeaderEpoch::NONE)?;
+        state.replica.check_leader(epoch)?;
         if request.acks_all {
             state.replica.check_in_sync(state.config.min_insync_replicas)?;
         }
@@ -173,13 +184,13 @@ impl Partition {
             }
         };
         let mut due = state.advance();
+        let mut watch = state.has_flush_limit() && state.unflushed_since_ms.is_some();
         if let Some(on_committed) = on_committed {
             if appended.end <= state.replica.high_watermark() {
                 due.committed.push((on_committed, Ok(())));
             } else {
-                // A duplicate may wait for an earlier offset than the last one in the queue.
-                let at = state.waiting.partition_point(|(offset, _)| *offset <= appended.end);
-                state.waiting.insert(at, (appended.end, on_committed));
+                state.waiting.push(appended.end, request.deadline_ms, on_committed);
+                watch = true;
             }
         }
         let flush = state.wants_flush();
@@ -187,6 +198,9 @@ impl Partition {
         due.complete();
         if flush {
             self.want_flush();
+        }
+        if watch {
+            self.want_watch();
         }
         Ok(appended)
     }

@@ -138,6 +138,10 @@ impl Partition {
         state.replica.check_leader(LeaderEpoch::NONE)?;
         self.ensure_open(&mut state)?;
         let high_watermark = state.replica.high_watermark();
+        // "Everything that is committed" is not known yet where a crash left records that are not flushed again.
+        if offset == Offset::NONE && state.check_settled().is_err() {
+            return Err(ErrorCode::NotLeaderOrFollower);
+        }
         let target = if offset == Offset::NONE { high_watermark } else { offset };
         if target.0 < 0 || target > high_watermark {
             return Err(ErrorCode::OffsetOutOfRange);

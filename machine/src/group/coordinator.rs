@@ -33,7 +33,8 @@ pub enum Effect {
         token: Token,
         reply: GroupReply,
     },
-    /// Appends these to the partition, and calls [`GroupCoordinator::on_committed`] with the outcome.
+    /// Appends these to the partition, and calls [`GroupCoordinator::on_appended`] with the outcome before any other input: what is decided
+    /// next rests on it. Replies that follow leave once the append is committed.
     Append {
         id: AppendId,
         records: Vec<StoredRecord>,
@@ -64,7 +65,7 @@ pub struct GroupSettings {
     pub retention_check_interval_ms: u64,
 }
 
-/// What happens once an append is committed.
+/// What happens once an append is in the log, or refused.
 #[derive(Clone, Debug)]
 pub(super) enum Then {
     Nothing,
@@ -74,10 +75,11 @@ pub(super) enum Then {
         generation: i32,
         assignments: BTreeMap<String, Bytes>,
     },
-    /// A static member took its predecessor's place without a rebalance.
+    /// A static member took its predecessor's place without a rebalance; without its record everything is as before.
     Replaced {
         group: String,
-        member: String,
+        before: Box<Group>,
+        fenced: Vec<(Token, GroupReply)>,
         reply: JoinGroupResponse,
         token: Token,
     },
@@ -137,8 +139,8 @@ impl GroupCoordinator {
         }
     }
 
-    /// Applies a record of the log: when it is loaded, and when an append of this coordinator is committed. Keys of other kinds of
-    /// groups are passed over; what cannot be read is told.
+    /// Applies a record of the log: when it is loaded, and when this coordinator appended it. Keys of other kinds of groups are passed
+    /// over; what cannot be read is told.
     ///
     /// # Errors
     /// The bytes are not what their key says.
@@ -156,8 +158,9 @@ impl GroupCoordinator {
                     Some(value) => {
                         let value: OffsetCommitValue =
                             decode_versioned_or_newest(bytes(value)).map_err(text)?;
-                        let offsets = self.offsets.entry(key.group.to_string()).or_default();
-                        offsets.insert(place, Committed::of(&value));
+                        let group = key.group.to_string();
+                        self.groups.entry(group.clone()).or_insert_with(|| Group::new(now.wall_ms));
+                        self.offsets.entry(group).or_default().insert(place, Committed::of(&value));
                     }
                     None => {
                         if let Some(offsets) = self.offsets.get_mut(&*key.group) {
@@ -218,9 +221,10 @@ impl GroupCoordinator {
         self.timers.peek().map(|Reverse((at, _))| *at)
     }
 
-    /// Time has passed.
+    /// Time has passed. Stops where something is to be appended first; the caller calls again while a deadline is due.
     pub fn on_tick(&mut self, now: Now) {
-        while self.next_deadline_ms().is_some_and(|at| at <= now.tick_ms) {
+        self.begin();
+        while self.pending.is_empty() && self.next_deadline_ms().is_some_and(|at| at <= now.tick_ms) {
             let Some(Reverse((_, timer))) = self.timers.pop() else { break };
             match timer {
                 Timer::Session { group, member } => self.on_session_timer(&group, &member, now),
@@ -235,8 +239,13 @@ impl GroupCoordinator {
         }
     }
 
-    /// An append has its outcome. Outcomes come in the order of the appends.
-    pub fn on_committed(&mut self, id: AppendId, outcome: Result<(), ErrorCode>, now: Now) {
+    /// An input begins: nothing may come between an append and its outcome, or decisions would rest on what may not be.
+    pub(super) fn begin(&self) {
+        assert!(self.pending.is_empty(), "an input came before the outcome of an append");
+    }
+
+    /// An append is in the log, or refused. Outcomes come in the order of the appends.
+    pub fn on_appended(&mut self, id: AppendId, outcome: Result<(), ErrorCode>, now: Now) {
         let Some(Pending { records, then }) = self.pending.remove(&id) else { return };
         let outcome = outcome.map_err(coordinator_error);
         if outcome.is_ok() {
@@ -253,8 +262,8 @@ impl GroupCoordinator {
             Then::Assign { group, generation, assignments } => {
                 self.on_assigned(&group, generation, assignments, outcome, now);
             }
-            Then::Replaced { group, member, reply, token } => {
-                self.on_replaced(&group, &member, reply, token, outcome);
+            Then::Replaced { group, before, fenced, reply, token } => {
+                self.on_replaced(group, *before, fenced, reply, token, outcome);
             }
             Then::Reply { token, reply } => {
                 let reply = match outcome {
@@ -263,6 +272,23 @@ impl GroupCoordinator {
                 };
                 self.reply(token, reply);
             }
+        }
+    }
+
+    /// This coordinator ends: every JoinGroup and SyncGroup that waits hears why.
+    pub fn fail_waiting(&mut self, code: ErrorCode) {
+        let mut replies = Vec::new();
+        for member in self.groups.values_mut().flat_map(|group| group.members.values_mut()) {
+            let join = member
+                .joining
+                .take()
+                .map(|token| (token, GroupReply::Join(super::join::failure(&member.id, code))));
+            let sync =
+                member.syncing.take().map(|token| (token, GroupReply::Sync(Default::default()).failed(code)));
+            replies.extend(join.into_iter().chain(sync));
+        }
+        for (token, reply) in replies {
+            self.reply(token, reply);
         }
     }
 
@@ -309,7 +335,8 @@ impl GroupCoordinator {
 }
 
 /// How a failed append is told to a group's client: as something to try again.
-fn coordinator_error(code: ErrorCode) -> ErrorCode {
+#[must_use]
+pub fn coordinator_error(code: ErrorCode) -> ErrorCode {
     match code {
         ErrorCode::UnknownTopicOrPartition | ErrorCode::NotEnoughReplicas | ErrorCode::RequestTimedOut => {
             ErrorCode::CoordinatorNotAvailable

@@ -43,6 +43,7 @@ pub(super) fn failure(member_id: &str, code: ErrorCode) -> JoinGroupResponse {
 impl GroupCoordinator {
     /// JoinGroup.
     pub fn join(&mut self, token: Token, join: Join, now: Now) {
+        self.begin();
         if let Err(code) = self.try_join(token, &join, now) {
             self.reply(token, GroupReply::Join(failure(&join.member_id, code)));
         }
@@ -157,7 +158,8 @@ impl GroupCoordinator {
         member.rebalance_timeout_ms = join.rebalance_timeout_ms;
         member.session_timeout_ms = join.session_timeout_ms;
         if let Some(before) = member.joining.replace(token) {
-            let reply = failure(&join.member_id, ErrorCode::UnknownMemberId);
+            // Not an unknown member: told so, a client would come back as somebody else.
+            let reply = failure(&join.member_id, ErrorCode::RebalanceInProgress);
             self.reply(before, GroupReply::Join(reply));
         }
         self.rebalance(&join.group, now);
@@ -166,6 +168,7 @@ impl GroupCoordinator {
     /// A static member is back under a new id (KIP-345): it keeps its assignment, and its twin is fenced.
     fn replace_static(&mut self, token: Token, join: &Join, old: &str, id: String, now: Now) {
         let group = self.groups.get_mut(&join.group).expect("made by the caller");
+        let before = Box::new(group.clone());
         let leader_before = group.leader.clone();
         let place = group.order.iter().position(|known| known == old).unwrap_or(0);
         let led = leader_before.as_deref() == Some(old);
@@ -185,16 +188,16 @@ impl GroupCoordinator {
         }
         let (state, protocol) = (group.state, group.protocol.clone());
         let keeps = group.select_protocol() == protocol;
-        for (waiting, is_join) in fenced {
-            let Some(waiting) = waiting else { continue };
-            let code = ErrorCode::FencedInstanceId;
+        let code = ErrorCode::FencedInstanceId;
+        let fenced = fenced.into_iter().filter_map(|(waiting, is_join)| {
             let reply = if is_join {
                 GroupReply::Join(failure(old, code))
             } else {
                 GroupReply::Sync(Default::default()).failed(code)
             };
-            self.reply(waiting, reply);
-        }
+            Some((waiting?, reply))
+        });
+        let fenced: Vec<_> = fenced.collect();
         let ends = now.tick_ms + u64::try_from(join.session_timeout_ms).unwrap_or(0);
         self.set_timer(ends, Timer::Session { group: join.group.clone(), member: id.clone() });
         self.touch(&join.group, &id, now);
@@ -208,10 +211,11 @@ impl GroupCoordinator {
                 reply.members.clear();
             }
             let stored = record::group(&join.group, &self.groups[&join.group]);
-            let then = Then::Replaced { group: join.group.clone(), member: id, reply, token };
+            let then = Then::Replaced { group: join.group.clone(), before, fenced, reply, token };
             self.append(vec![stored], then);
             return;
         }
+        fenced.into_iter().for_each(|(waiting, reply)| self.reply(waiting, reply));
         let group = self.groups.get_mut(&join.group).expect("looked at above");
         group.members.get_mut(&id).expect("just added").joining = Some(token);
         self.rebalance(&join.group, now);
@@ -219,17 +223,29 @@ impl GroupCoordinator {
 
     pub(super) fn on_replaced(
         &mut self,
-        group: &str,
-        member: &str,
+        group: String,
+        before: Group,
+        fenced: Vec<(Token, GroupReply)>,
         reply: JoinGroupResponse,
         token: Token,
         outcome: Result<(), ErrorCode>,
     ) {
-        let still_there = self.groups.get(group).is_some_and(|group| group.members.contains_key(member));
         let reply = match outcome {
-            Ok(()) if still_there => reply,
-            Ok(()) => failure(member, ErrorCode::UnknownMemberId),
-            Err(code) => failure(member, code),
+            Ok(()) => {
+                fenced.into_iter().for_each(|(waiting, reply)| self.reply(waiting, reply));
+                reply
+            }
+            Err(code) => {
+                // Its predecessor is the member still, and timers find it: they look again when they fire.
+                for member in before.members.values() {
+                    self.set_timer(
+                        member.expires_ms,
+                        Timer::Session { group: group.clone(), member: member.id.clone() },
+                    );
+                }
+                self.groups.insert(group, before);
+                failure(&reply.member_id, code)
+            }
         };
         self.reply(token, GroupReply::Join(reply));
     }

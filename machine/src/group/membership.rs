@@ -12,6 +12,7 @@ use super::{State, record};
 impl GroupCoordinator {
     /// Heartbeat.
     pub fn heartbeat(&mut self, token: Token, request: &HeartbeatRequest, now: Now) {
+        self.begin();
         let code = self.try_heartbeat(request, now).err().unwrap_or(ErrorCode::None);
         let reply = HeartbeatResponse { error_code: code.code(), ..HeartbeatResponse::default() };
         self.reply(token, GroupReply::Heartbeat(reply));
@@ -83,6 +84,7 @@ impl GroupCoordinator {
 
     /// LeaveGroup, of one member (`single`: versions before 3) or several.
     pub fn leave(&mut self, token: Token, id: &str, leaving: &[MemberIdentity], single: bool, now: Now) {
+        self.begin();
         let mut members = Vec::new();
         let mut left = 0;
         for identity in leaving {
@@ -135,6 +137,7 @@ impl GroupCoordinator {
 
     /// DeleteGroups, one group.
     pub fn delete(&mut self, token: Token, id: &str) {
+        self.begin();
         let Some(group) = self.groups.get(id) else {
             self.reply(token, GroupReply::DeleteGroup(ErrorCode::GroupIdNotFound));
             return;

@@ -1,6 +1,6 @@
 //! Committed offsets: taken, given, deleted, expired.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use ottla_protocol::error::ErrorCode;
@@ -59,6 +59,7 @@ impl GroupCoordinator {
         check: TopicCheck<'_>,
         now: Now,
     ) {
+        self.begin();
         let allowed = self.check_commit(request, version, now);
         let mut records = Vec::new();
         let topics = request
@@ -73,12 +74,12 @@ impl GroupCoordinator {
                     .map(|partition| {
                         let index = partition.partition_index;
                         let metadata = partition.committed_metadata.as_deref().unwrap_or_default();
-                        let judged = allowed.and_then(|()| {
-                            check(&topic.name, index)?;
-                            if metadata.len() > self.settings.offset_metadata_max_bytes {
-                                return Err(ErrorCode::OffsetMetadataTooLarge);
-                            }
-                            Ok(())
+                        // What is not there comes before what may not be, as in Kafka.
+                        let judged = check(&topic.name, index).and(allowed).and_then(|()| {
+                            // Kafka counts Java's characters, whatever the setting's name says.
+                            let fits =
+                                metadata.encode_utf16().count() <= self.settings.offset_metadata_max_bytes;
+                            if fits { Ok(()) } else { Err(ErrorCode::OffsetMetadataTooLarge) }
                         });
                         if judged.is_ok() {
                             let committed = Committed {
@@ -123,7 +124,7 @@ impl GroupCoordinator {
                     ErrorCode::IllegalGeneration
                 });
             }
-            self.groups.insert(id.to_owned(), Group::new(now.wall_ms));
+            // Its first offset makes it a group, once that is in the log.
             return Ok(());
         };
         if generation < 0 && group.state == State::Empty {
@@ -153,6 +154,7 @@ impl GroupCoordinator {
 
     /// OffsetDelete (KIP-496).
     pub fn delete_offsets(&mut self, token: Token, request: &OffsetDeleteRequest) {
+        self.begin();
         let id = &*request.group_id;
         let failed = |code: ErrorCode| {
             GroupReply::OffsetDelete(OffsetDeleteResponse { error_code: code.code(), ..Default::default() })
@@ -199,7 +201,7 @@ impl GroupCoordinator {
     /// Takes back offsets that nobody used for too long, and groups that have nothing left (KIP-211).
     pub(super) fn expire_offsets(&mut self, now: Now) {
         let retention = self.settings.offsets_retention_ms;
-        let mut records = Vec::new();
+        let mut records = Removals::default();
         for (id, group) in &self.groups {
             let offsets = self.offsets.get(id);
             let mut kept = 0;
@@ -227,8 +229,39 @@ impl GroupCoordinator {
                 records.push(record::group_removed(id));
             }
         }
-        if !records.is_empty() {
-            self.append(records, Then::Nothing);
+        self.remove(records);
+    }
+
+    /// These topics are gone: so are the offsets in them. A group that has nothing left goes at the next look for expired ones.
+    pub fn on_topics_deleted(&mut self, deleted: &BTreeSet<String>) {
+        self.begin();
+        let mut records = Removals::default();
+        for (id, offsets) in &self.offsets {
+            for (topic, partition) in offsets.keys().filter(|(topic, _)| deleted.contains(topic)) {
+                records.push(record::offset_removed(id, topic, *partition));
+            }
+        }
+        self.remove(records);
+    }
+
+    fn remove(&mut self, records: Removals) {
+        for batch in records.0 {
+            self.append(batch, Then::Nothing);
+        }
+    }
+}
+
+/// Records that take something back, in batches of a size that readers of the log can hold.
+#[derive(Default)]
+struct Removals(Vec<Vec<record::StoredRecord>>);
+
+impl Removals {
+    const BATCH: usize = 1000;
+
+    fn push(&mut self, record: record::StoredRecord) {
+        match self.0.last_mut() {
+            Some(batch) if batch.len() < Self::BATCH => batch.push(record),
+            _ => self.0.push(vec![record]),
         }
     }
 }

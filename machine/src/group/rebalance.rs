@@ -17,7 +17,7 @@ impl GroupCoordinator {
                 let timeout = group.rebalance_timeout_ms();
                 group.initial_left_ms = Some(timeout.saturating_sub(initial_delay_ms));
                 group.joined_since = false;
-                group.join_ends_ms = now.tick_ms + initial_delay_ms.min(timeout);
+                group.join_ends_ms = now.tick_ms + initial_delay_ms;
                 group.enter(State::Preparing, now.wall_ms);
             }
             State::Completing | State::Stable => {

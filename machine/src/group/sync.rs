@@ -13,6 +13,7 @@ use super::{State, record};
 impl GroupCoordinator {
     /// SyncGroup.
     pub fn sync(&mut self, token: Token, request: &SyncGroupRequest, now: Now) {
+        self.begin();
         if let Err(code) = self.try_sync(token, request, now) {
             self.reply(token, GroupReply::Sync(Default::default()).failed(code));
         }
