@@ -172,6 +172,9 @@ fn launch(dir: &Path, id: usize, port: u16, set: &[String]) -> anyhow::Result<(C
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("serve").arg("--data-dir").arg(&data).arg("--port").arg(port.to_string());
     command.arg("--set").arg(format!("node.id={id}")).arg("--set").arg(format!("broker.rack=r{id}"));
+    if !says_where(set) {
+        command.arg("--set").arg(format!("advertised.listeners=PLAINTEXT://127.0.0.1:{port}"));
+    }
     for set in set {
         command.arg("--set").arg(set);
     }
@@ -198,6 +201,16 @@ fn launch(dir: &Path, id: usize, port: u16, set: &[String]) -> anyhow::Result<(C
         // The line appears in a file, of which nobody tells.
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// Whether the user chose the addresses of the nodes. Otherwise clients are told the one that `up` prints.
+fn says_where(set: &[String]) -> bool {
+    let chosen = |name: &str| set.iter().any(|set| set.split('=').next() == Some(name));
+    let in_environment = |name: &str| std::env::var_os(name).is_some();
+    chosen("advertised.listeners")
+        || chosen("listeners")
+        || in_environment("KAFKA_ADVERTISED_LISTENERS")
+        || in_environment("KAFKA_LISTENERS")
 }
 
 fn ready_port(out: &Path) -> Option<u16> {
