@@ -80,12 +80,34 @@ pub enum BatchError {
     TooLargeUnpacked(usize),
     #[error("record {index}: {what}")]
     BadRecord { index: i32, what: &'static str },
+    /// Well-formed records that the topic doesn't take; never empty.
+    #[error("{} record(s) are not what the topic takes; {}", .0.len(), .0[0])]
+    Unwanted(Vec<Unwanted>),
+}
+
+/// A well-formed record that the topic does not take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Unwanted {
     #[error("record {index} has no key, which a compacted topic needs")]
     NullKey { index: i32 },
     #[error(
         "the timestamp {timestamp} of record {index} is out of range: it should be within [{earliest}, {latest}]"
     )]
     BadTimestamp { index: i32, timestamp: i64, earliest: i64, latest: i64 },
+}
+
+impl Unwanted {
+    /// Its place in the batch.
+    #[must_use]
+    pub fn index(&self) -> i32 {
+        match self {
+            Self::NullKey { index } | Self::BadTimestamp { index, .. } => *index,
+        }
+    }
+
+    fn is_of_time(&self) -> bool {
+        matches!(self, Self::BadTimestamp { .. })
+    }
 }
 
 impl BatchError {
@@ -103,7 +125,11 @@ impl BatchError {
             Self::BadMagic(_) => ErrorCode::CorruptMessage,
             Self::TooLarge { .. } | Self::TooLargeUnpacked(_) => ErrorCode::MessageTooLarge,
             Self::ZstdTooEarly => ErrorCode::UnsupportedCompressionType,
-            Self::BadTimestamp { .. } | Self::LogAppendTime => ErrorCode::InvalidTimestamp,
+            Self::LogAppendTime => ErrorCode::InvalidTimestamp,
+            // As in Kafka, times go before keys where a batch has both faults.
+            Self::Unwanted(records) if records.iter().any(Unwanted::is_of_time) => {
+                ErrorCode::InvalidTimestamp
+            }
             Self::NotOneBatch
             | Self::BadBaseOffset(_)
             | Self::DeleteHorizon
@@ -111,18 +137,7 @@ impl BatchError {
             | Self::Control
             | Self::BadProducer { .. }
             | Self::BadRecord { .. }
-            | Self::NullKey { .. } => ErrorCode::InvalidRecord,
-        }
-    }
-
-    /// The record at fault, where one is: for `record_errors` of a ProduceResponse (KIP-467).
-    #[must_use]
-    pub fn record_index(&self) -> Option<i32> {
-        match self {
-            Self::BadRecord { index, .. } | Self::NullKey { index } | Self::BadTimestamp { index, .. } => {
-                Some(*index)
-            }
-            _ => None,
+            | Self::Unwanted(_) => ErrorCode::InvalidRecord,
         }
     }
 }

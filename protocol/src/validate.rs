@@ -4,7 +4,7 @@
 use std::io::{BufRead, BufReader, Read};
 
 use crate::batch::{
-    BatchError, BatchHeader, HEADER_BYTES, PREFIX_BYTES, RecordBatch, TimestampType, renew_crc,
+    BatchError, BatchHeader, HEADER_BYTES, PREFIX_BYTES, RecordBatch, TimestampType, Unwanted, renew_crc,
     with_compression,
 };
 use crate::compression::{self, Compression, compress};
@@ -86,7 +86,7 @@ pub fn validate_produced(bytes: &[u8], rules: &ProduceRules) -> Result<BatchFact
         return Err(BatchError::BadCount { count, last_offset_delta });
     }
     check_producer(&header)?;
-    let walk = Walk { header: &header, rules };
+    let walk = Walk { header: &header, rules, named_max: size };
     let max_timestamp = match codec {
         Compression::None => walk.all(&mut Cursor(batch.payload()))?,
         codec => {
@@ -228,6 +228,8 @@ impl Source for Counted<'_, '_> {
 struct Walk<'a> {
     header: &'a BatchHeader,
     rules: &'a ProduceRules,
+    /// So many unwanted records are named at most: well packed, a few bytes hold millions.
+    named_max: usize,
 }
 
 impl Walk<'_> {
@@ -237,15 +239,21 @@ impl Walk<'_> {
 
     fn run<S: Source>(&self, source: &mut S) -> Result<i64, BatchError> {
         let mut max_timestamp = -1;
+        let mut unwanted = Vec::new();
         for index in 0..self.header.records_count {
-            let timestamp = self.record(source, index).map_err(|fault| match fault {
+            let judged = self.record(source, index).map_err(|fault| match fault {
                 Fault::Record(what) => BatchError::BadRecord { index, what },
                 Fault::Stream(error) => error,
-            })??;
-            max_timestamp = timestamp.max(max_timestamp);
+            })?;
+            match judged {
+                Ok(timestamp) => max_timestamp = timestamp.max(max_timestamp),
+                Err(record) if unwanted.len() < self.named_max => unwanted.push(record),
+                Err(_) => {}
+            }
         }
         match source.at_end() {
-            Ok(true) => Ok(max_timestamp),
+            Ok(true) if unwanted.is_empty() => Ok(max_timestamp),
+            Ok(true) => Err(BatchError::Unwanted(unwanted)),
             Ok(false) => Err(BatchError::BadRecord {
                 index: self.header.records_count,
                 what: "bytes follow the last record",
@@ -255,9 +263,9 @@ impl Walk<'_> {
         }
     }
 
-    /// Walks one record and returns its timestamp.
+    /// Walks one record and returns its timestamp, if the topic takes it.
     #[inline]
-    fn record<S: Source>(&self, source: &mut S, index: i32) -> Result<Result<i64, BatchError>, Fault> {
+    fn record<S: Source>(&self, source: &mut S, index: i32) -> Result<Result<i64, Unwanted>, Fault> {
         let length = u64::try_from(source.varint()?).map_err(|_| "its length is negative")?;
         let end = source.left().checked_sub(length).ok_or("it ends too early")?;
         source.skip(1)?;
@@ -267,9 +275,6 @@ impl Walk<'_> {
             return Err("its offset delta is not its place in the batch".into());
         }
         let key_len = source.varint()?;
-        if key_len == -1 && self.rules.compacted {
-            return Ok(Err(BatchError::NullKey { index }));
-        }
         skip_nullable(source, key_len)?;
         let value_len = source.varint()?;
         skip_nullable(source, value_len)?;
@@ -292,19 +297,25 @@ impl Walk<'_> {
         if source.left() != end {
             return Err("its length does not fit its content".into());
         }
-        let timestamp = self.header.base_timestamp.checked_add(delta).ok_or("its timestamp overflows")?;
-        Ok(self.check_timestamp(index, timestamp))
+        if key_len == -1 && self.rules.compacted {
+            return Ok(Err(Unwanted::NullKey { index }));
+        }
+        Ok(self.check_timestamp(index, delta))
     }
 
-    fn check_timestamp(&self, index: i32, timestamp: i64) -> Result<i64, BatchError> {
+    fn check_timestamp(&self, index: i32, delta: i64) -> Result<i64, Unwanted> {
         let rules = self.rules;
-        if rules.timestamps == TimestampType::LogAppendTime || timestamp == -1 {
+        let (timestamp, overflows) = match self.header.base_timestamp.checked_add(delta) {
+            Some(timestamp) => (timestamp, false),
+            None => (self.header.base_timestamp.saturating_add(delta), true),
+        };
+        if !overflows && (rules.timestamps == TimestampType::LogAppendTime || timestamp == -1) {
             return Ok(timestamp);
         }
         let earliest = rules.now_ms.saturating_sub(rules.before_max_ms);
         let latest = rules.now_ms.saturating_add(rules.after_max_ms);
-        if timestamp < earliest || timestamp > latest {
-            return Err(BatchError::BadTimestamp { index, timestamp, earliest, latest });
+        if overflows || timestamp < earliest || timestamp > latest {
+            return Err(Unwanted::BadTimestamp { index, timestamp, earliest, latest });
         }
         Ok(timestamp)
     }
@@ -492,12 +503,42 @@ mod tests {
     use crate::error::ErrorCode;
 
     #[test]
-    fn a_compacted_topic_needs_keys_and_names_the_record() {
+    fn every_record_that_a_topic_does_not_take_is_named() {
         let rules = ProduceRules { compacted: true, ..rules() };
+        let late = NOW + 3_600_001;
+        let batch = |codec, records: &[(i64, Option<&[u8]>)]| {
+            let mut builder =
+                BatchBuilder::new(BatchOptions { compression: codec, ..BatchOptions::default() });
+            for (timestamp, key) in records {
+                builder.append(*timestamp, *key, Some(b"v"));
+            }
+            validate_produced(&builder.build(), &rules).map(|_| ()).map_err(|error| {
+                let BatchError::Unwanted(records) = &error else { panic!("{error}") };
+                let named: Vec<_> = records.iter().map(Unwanted::index).collect();
+                (error.code(), named)
+            })
+        };
+        let (key, none): (Option<&[u8]>, _) = (Some(b"k"), None);
         for codec in Compression::ALL {
-            assert_eq!(validate_produced(&batch(codec, None), &rules), Err(BatchError::NullKey { index: 0 }));
-            assert!(validate_produced(&batch(codec, Some(b"k")), &rules).is_ok());
+            assert_eq!(batch(codec, &[(NOW, key), (NOW, key)]), Ok(()));
+            let keyless = batch(codec, &[(NOW, none), (NOW, key), (NOW, none)]);
+            assert_eq!(keyless, Err((ErrorCode::InvalidRecord, vec![0, 2])));
+            let both = batch(codec, &[(NOW, none), (NOW, key), (late, key), (late, none)]);
+            assert_eq!(both, Err((ErrorCode::InvalidTimestamp, vec![0, 2, 3])));
         }
+    }
+
+    #[test]
+    fn no_more_records_are_named_than_the_batch_has_bytes() {
+        let mut builder =
+            BatchBuilder::new(BatchOptions { compression: Compression::Zstd, ..BatchOptions::default() });
+        for _ in 0..100_000 {
+            builder.append(NOW, None, None);
+        }
+        let bytes = builder.build();
+        let rules = ProduceRules { compacted: true, ..rules() };
+        let Err(BatchError::Unwanted(named)) = validate_produced(&bytes, &rules) else { panic!("no keys") };
+        assert_eq!(named.len(), bytes.len());
     }
 
     #[test]

@@ -4,7 +4,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ottla_protocol::batch::batches;
-use ottla_protocol::messages::create_topics_request::{CreatableTopic, CreateTopicsRequest};
+use ottla_protocol::error::ErrorCode;
+use ottla_protocol::messages::create_topics_request::{
+    CreatableTopic, CreatableTopicConfig, CreateTopicsRequest,
+};
 use ottla_protocol::messages::fetch_request::{FetchPartition, FetchRequest, FetchTopic};
 use ottla_protocol::messages::list_offsets_request::{
     ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic,
@@ -256,4 +259,24 @@ fn produce_without_acks_is_not_answered_and_what_follows_is() {
     let last = produce(&mut client, "t", &["last"]);
     assert_eq!(last, 5);
     assert_eq!(fetch(&mut client, "t", 0).len(), 6);
+}
+
+/// Producers tell their callers which records were refused, and send the others again (KIP-467).
+#[test]
+fn an_answer_names_every_record_that_a_compacted_topic_refuses() {
+    let node = Ottla::start();
+    let mut client = node.connect();
+    let mut request = create_request("latest", 1);
+    let policy = CreatableTopicConfig { name: "cleanup.policy".into(), value: Some("compact".into()) };
+    request.topics[0].configs.push(policy);
+    assert_eq!(client.call(CREATE_TOPICS, &request).topics[0].error_code, 0);
+
+    let response = client.call(PRODUCE, &produce_request("latest", &["a", "b", "c"], -1));
+    let partition = &response.responses[0].partition_responses[0];
+    assert_eq!(partition.error_code, ErrorCode::InvalidRecord.code());
+    let named: Vec<_> = partition.record_errors.iter().map(|record| record.batch_index).collect();
+    assert_eq!(named, [0, 1, 2]);
+    assert!(
+        partition.record_errors[2].batch_index_error_message.as_ref().is_some_and(|m| m.contains("no key"))
+    );
 }

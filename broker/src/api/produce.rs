@@ -173,10 +173,12 @@ fn is_transactional(records: &[u8]) -> bool {
 fn refuse(answer: &mut PartitionProduceResponse, refused: &Refused) {
     answer.error_code = refused.code.code();
     answer.error_message = refused.message.as_deref().map(Into::into);
-    if let Some(index) = refused.record {
-        answer.record_errors = vec![BatchIndexAndErrorMessage {
-            batch_index: index,
-            batch_index_error_message: refused.message.as_deref().map(Into::into),
-        }];
-    }
+    answer.record_errors = refused
+        .records
+        .iter()
+        .map(|(index, reason)| BatchIndexAndErrorMessage {
+            batch_index: *index,
+            batch_index_error_message: reason.as_deref().map(Into::into),
+        })
+        .collect();
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ottla_machine::partition::producers::Verdict;
-use ottla_protocol::batch::{self, BatchError, BatchHeader, TimestampType};
+use ottla_protocol::batch::{self, BatchError, BatchHeader, TimestampType, Unwanted};
 use ottla_protocol::error::ErrorCode;
 use ottla_protocol::types::{LeaderEpoch, Offset};
 use ottla_protocol::validate::{ProduceRules, recompress, validate_produced};
@@ -39,25 +39,37 @@ pub struct Appended {
 pub struct Refused {
     pub code: ErrorCode,
     pub message: Option<String>,
-    /// The record at fault.
-    pub record: Option<i32>,
+    /// The records at fault, in order, with what is wrong with them (KIP-467).
+    pub records: Vec<(i32, Option<String>)>,
 }
+
+/// So many records at fault are given reasons; the others' places say enough.
+const REASONS_MAX: usize = 16;
 
 impl From<ErrorCode> for Refused {
     fn from(code: ErrorCode) -> Self {
-        Self { code, message: None, record: None }
+        Self { code, message: None, records: Vec::new() }
     }
 }
 
 impl From<BatchError> for Refused {
     fn from(error: BatchError) -> Self {
-        Self { code: error.code(), message: Some(error.to_string()), record: error.record_index() }
+        let records = match &error {
+            BatchError::BadRecord { index, .. } => vec![(*index, Some(error.to_string()))],
+            BatchError::Unwanted(records) => {
+                let reason =
+                    |(at, record): (usize, &Unwanted)| (at < REASONS_MAX).then(|| record.to_string());
+                records.iter().enumerate().map(|record| (record.1.index(), reason(record))).collect()
+            }
+            _ => Vec::new(),
+        };
+        Self { code: error.code(), message: Some(error.to_string()), records }
     }
 }
 
 impl From<StorageError> for Refused {
     fn from(error: StorageError) -> Self {
-        Self { code: storage_code(&error), message: Some(error.to_string()), record: None }
+        Self { code: storage_code(&error), message: Some(error.to_string()), records: Vec::new() }
     }
 }
 
