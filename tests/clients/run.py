@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Real clients against a real `ottla`: README.md beside this file says what each does.
 
-    run.py [--bin target/release/ottla] [--only python,java,go,node,kcat,console] [--verbose]
+    run.py [--bin target/release/ottla] [--only python,java,go,node,rust,kcat,console] [--verbose]
 """
 import argparse
 import json
@@ -103,6 +103,11 @@ def node():
     return ["node", at / "client.js"]
 
 
+def rust():
+    sh("cargo", "build", "--quiet", "--locked", "--target-dir", BUILT / "rust", cwd=HERE / "rust", timeout=1200)
+    return [BUILT / "rust" / "debug" / "client"]
+
+
 def kcat():
     if not shutil.which("kcat"):
         raise Failed("kcat is not installed (Debian package kcat)")
@@ -188,7 +193,7 @@ def console(_, __, broker):
     check("consumer-groups", "console" in out, out)
 
 
-CLIENTS = {"python": python, "java": java, "go": go, "node": node, "kcat": kcat, "console": jars}
+CLIENTS = {"python": python, "java": java, "go": go, "node": node, "rust": rust, "kcat": kcat, "console": jars}
 
 
 def main():
