@@ -13,7 +13,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use ottla_machine::controller::image::Image;
+use ottla_machine::controller::image::{DiffItem, Image};
 use ottla_machine::group::coordinator::{
     Effect, GroupCoordinator, GroupReply, GroupSettings, Now, Token, coordinator_error,
 };
@@ -281,8 +281,11 @@ impl Coordinators {
                 let _ = self.at(image, topic.id, index);
             }
         }
-        let deleted = before.topics.iter().filter(|(id, _)| !image.topics.contains_key(id));
-        let deleted: BTreeSet<String> = deleted.map(|(_, topic)| topic.name.to_string()).collect();
+        let deleted = before.topics.diff(&image.topics).filter_map(|item| match item {
+            DiffItem::Remove(_, topic) => Some(topic.name.to_string()),
+            _ => None,
+        });
+        let deleted: BTreeSet<String> = deleted.collect();
         if !deleted.is_empty() {
             let all: Vec<_> = lock(&self.table).values().cloned().collect();
             all.iter().for_each(|coordinator| coordinator.on_topics_deleted(&deleted));

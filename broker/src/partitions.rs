@@ -1,9 +1,9 @@
 //! The partitions of this node, kept in step with the image: made when it names them, gone when it does not.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-use ottla_machine::controller::image::{ConfigKind, ConfigResource, Image, PartitionState};
+use ottla_machine::controller::image::{ConfigKind, DiffItem, Image, PartitionState};
 use ottla_protocol::types::TopicId;
 use ottla_storage::StorageError;
 
@@ -86,25 +86,17 @@ impl Partitions {
 
     /// Follows the step from one image to the next.
     pub fn on_image(&self, before: &Image, image: &Image) {
-        let broker_configs_changed = !broker_configs(before).eq(broker_configs(image));
+        let changed = Changed::between(before, image);
         let mut removals = Vec::new();
         {
             let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
-            let gone: Vec<TopicId> =
-                table.keys().filter(|id| !image.topics.contains_key(id)).copied().collect();
-            for id in gone {
-                let topic = table.remove(&id).expect("its key was just seen");
-                removals.extend(topic.partitions.iter().filter_map(|partition| partition.delete()));
-            }
-            for (id, topic) in &image.topics {
-                let resource = ConfigResource::topic(&topic.name);
-                let unchanged =
-                    before.topics.get(id).is_some_and(|old| Arc::ptr_eq(old, topic) || old == topic)
-                        && before.configs.get(&resource) == image.configs.get(&resource)
-                        && !broker_configs_changed;
-                if unchanged && table.contains_key(id) {
-                    continue;
+            for id in &changed.gone {
+                if let Some(topic) = table.remove(id) {
+                    removals.extend(topic.partitions.iter().filter_map(|partition| partition.delete()));
                 }
+            }
+            for id in &changed.topics {
+                let Some(topic) = image.topics.get(id) else { continue };
                 let config = Arc::new(TopicConfig::resolve(&self.config, image, self.host.me, &topic.name));
                 let held = table
                     .entry(*id)
@@ -137,7 +129,36 @@ impl Partitions {
     }
 }
 
-/// What was set for brokers, in the order of their ids.
-fn broker_configs(image: &Image) -> impl Iterator<Item = impl PartialEq + '_> {
-    image.configs.iter().filter(|(resource, _)| resource.kind == ConfigKind::Broker)
+/// The topics between two images: finding them costs what changed, not what there is.
+#[derive(Default)]
+struct Changed {
+    gone: Vec<TopicId>,
+    /// New ones, and those whose partitions or configurations are others.
+    topics: BTreeSet<TopicId>,
+}
+
+impl Changed {
+    fn between(before: &Image, image: &Image) -> Self {
+        let mut changed = Self::default();
+        for item in before.topics.diff(&image.topics) {
+            match item {
+                DiffItem::Add(id, _) | DiffItem::Update { new: (id, _), .. } => {
+                    changed.topics.insert(*id);
+                }
+                DiffItem::Remove(id, _) => changed.gone.push(*id),
+            }
+        }
+        for item in before.configs.diff(&image.configs) {
+            let (DiffItem::Add(resource, _)
+            | DiffItem::Update { new: (resource, _), .. }
+            | DiffItem::Remove(resource, _)) = item;
+            match resource.kind {
+                ConfigKind::Topic => changed.topics.extend(image.topic_by_name(&resource.name).map(|topic| topic.id)),
+                // A broker's settings are defaults of every topic.
+                ConfigKind::Broker => changed.topics.extend(image.topics.keys()),
+                _ => {}
+            }
+        }
+        changed
+    }
 }

@@ -38,6 +38,12 @@ impl LogView {
         self.start
     }
 
+    /// The same up to `end` only: what is committed, where more than that was appended.
+    #[must_use]
+    pub fn until(self, end: Offset) -> Self {
+        Self { end: self.end.min(end), ..self }
+    }
+
     #[must_use]
     pub fn end_offset(&self) -> Offset {
         self.end

@@ -44,9 +44,16 @@ pub fn handle(cx: &mut RequestContext<'_>, request: FetchRequest) -> Reply<Fetch
         deadline_ms: cx.tick_ms + u64::try_from(request.max_wait_ms).unwrap_or(0),
         load_deadline_ms: 0,
         cold: wanted.iter().map(|_| None).collect(),
+        found: Vec::with_capacity(wanted.len()),
+        bytes: 0,
+        loading: 0,
+        failed: false,
         wanted,
     };
     let waits = request.max_wait_ms > 0 && !fetch.wanted.is_empty();
+    for at in 0..fetch.wanted.len() {
+        fetch.look(cx, at, waits);
+    }
     match fetch.attempt(cx, waits, false) {
         Some(output) => Reply::Pieces(output),
         None => Reply::Park(Box::new(fetch)),
@@ -67,6 +74,12 @@ struct Fetch {
     load_deadline_ms: u64,
     /// Reads that a disk thread does, by the place of their partition.
     cold: Vec<Option<Loaded>>,
+    /// What was found so far, by the same places, and its bytes in all.
+    found: Vec<Found>,
+    bytes: usize,
+    /// How many of `cold` are under way.
+    loading: usize,
+    failed: bool,
 }
 
 /// What was found for one partition.
@@ -80,31 +93,45 @@ struct Found {
 impl Parked for Fetch {
     fn deadline_ms(&self) -> u64 {
         // However little time the client gives: an empty answer would only have it ask for the same bytes again.
-        let loading = self.cold.iter().any(Option::is_some);
-        if loading { self.deadline_ms.max(self.load_deadline_ms) } else { self.deadline_ms }
+        if self.loading > 0 { self.deadline_ms.max(self.load_deadline_ms) } else { self.deadline_ms }
     }
 
     fn resume(&mut self, cx: &mut RequestContext<'_>, why: Resume) -> Option<Output> {
+        // Elsewhere nothing has changed: what a wake-up costs does not grow with the number of partitions.
+        let mut woken = cx.wakeup().take_woken();
+        woken.sort_unstable();
+        woken.dedup();
+        for at in woken {
+            self.look(cx, at as usize, why == Resume::Woken);
+        }
         self.attempt(cx, why == Resume::Woken, why == Resume::TimedOut)
     }
 }
 
 impl Fetch {
-    /// Looks at every partition. `None`: there is too little yet, and the wake-up is noted where more may come.
+    /// Answers if there is enough. `None`: there is too little yet, and the wake-up is noted where more may come.
     fn attempt(&mut self, cx: &mut RequestContext<'_>, may_wait: bool, timed_out: bool) -> Option<Output> {
-        let (mut found, mut bytes, mut failed, mut loading) = (Vec::new(), 0, false, false);
-        for at in 0..self.wanted.len() {
-            let one = self.one(cx, at, bytes, may_wait);
-            loading |= self.cold[at].is_some();
-            bytes += one.bytes;
-            failed |= one.data.error_code != 0;
-            found.push(one);
-        }
-        let enough = bytes >= self.min_bytes && !(loading && bytes == 0);
-        if enough || failed || timed_out || (!may_wait && !loading) {
+        let loading = self.loading > 0;
+        let enough = self.bytes >= self.min_bytes && !(loading && self.bytes == 0);
+        if enough || self.failed || timed_out || (!may_wait && !loading) {
+            let found = std::mem::take(&mut self.found);
             return Some(self.respond(cx, found));
         }
         None
+    }
+
+    /// Looks at one partition, for the first time or again.
+    fn look(&mut self, cx: &mut RequestContext<'_>, at: usize, may_wait: bool) {
+        self.bytes -= self.found.get(at).map_or(0, |found| found.bytes);
+        self.loading -= usize::from(self.cold[at].is_some());
+        let found = self.one(cx, at, self.bytes, may_wait);
+        self.bytes += found.bytes;
+        self.loading += usize::from(self.cold[at].is_some());
+        self.failed |= found.data.error_code != 0;
+        match self.found.get_mut(at) {
+            Some(before) => *before = found,
+            None => self.found.push(found),
+        }
     }
 
     fn one(&mut self, cx: &mut RequestContext<'_>, at: usize, so_far: usize, may_park: bool) -> Found {
@@ -129,8 +156,8 @@ impl Fetch {
             .as_ref()
             .and_then(|cell| cell.lock().unwrap_or_else(PoisonError::into_inner).take());
         let wanted = &self.wanted[at];
-        let wakeup = may_park.then(|| cx.wakeup());
-        let answer = partition.read(wanted.offset, wanted.epoch, max_bytes, at_least_one, wakeup.as_ref());
+        let wakeup = may_park.then(|| (cx.wakeup().at(at), self.min_bytes.saturating_sub(so_far)));
+        let answer = partition.read(wanted.offset, wanted.epoch, max_bytes, at_least_one, wakeup);
         let answer = match answer {
             Ok(answer) => answer,
             Err((code, bounds)) => {
@@ -161,7 +188,7 @@ impl Fetch {
                     let cell = Loaded::default();
                     self.cold[at] = Some(Arc::clone(&cell));
                     self.load_deadline_ms = cx.tick_ms + LOAD_LIMIT_MS;
-                    let wakeup = cx.wakeup();
+                    let wakeup = cx.wakeup().at(at);
                     cx.node.flusher.run_job(move || {
                         let loaded = cold.load();
                         *cell.lock().unwrap_or_else(PoisonError::into_inner) = Some(loaded);

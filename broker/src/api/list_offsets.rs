@@ -138,7 +138,7 @@ fn search(
     look: impl FnOnce(&LogView) -> Result<Option<FoundTimestamp>, StorageError>,
 ) -> Result<(i64, Offset, LeaderEpoch), ErrorCode> {
     let (view, bounds) = partition.view(epoch)?;
-    match look(&view) {
+    match look(&view.until(bounds.high_watermark)) {
         Ok(Some(found)) if found.offset < bounds.high_watermark => {
             Ok((found.timestamp_ms, found.offset, found.leader_epoch))
         }

@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use ottla_protocol::wire::{Message, Writer};
@@ -220,12 +220,17 @@ pub enum Resume {
 /// A handle by which a partition resumes a parked request. Cheap to clone and to call: while a wake-up is under way, more of them
 /// cost one atomic read.
 #[derive(Clone, Debug)]
-pub struct Wakeup(Arc<WakeupState>);
+pub struct Wakeup {
+    state: Arc<WakeupState>,
+    place: u32,
+}
 
 #[derive(Debug)]
 struct WakeupState {
     origin: Origin,
     phase: AtomicU8,
+    /// The places that woke it since it last looked.
+    woken: Mutex<Vec<u32>>,
 }
 
 const WAITING: u8 = 0;
@@ -234,12 +239,26 @@ const ANSWERED: u8 = 2;
 
 impl Wakeup {
     pub(crate) fn new(origin: Origin) -> Self {
-        Self(Arc::new(WakeupState { origin, phase: AtomicU8::new(WAITING) }))
+        let state = WakeupState { origin, phase: AtomicU8::new(WAITING), woken: Mutex::default() };
+        Self { state: Arc::new(state), place: 0 }
+    }
+
+    /// The same request, woken by what it looks for at one of its places: it need look at nothing else then.
+    #[must_use]
+    pub fn at(&self, place: usize) -> Self {
+        Self { state: Arc::clone(&self.state), place: u32::try_from(place).unwrap_or(u32::MAX) }
+    }
+
+    /// The places that woke the request since this was last asked.
+    #[must_use]
+    pub fn take_woken(&self) -> Vec<u32> {
+        std::mem::take(&mut *self.state.woken.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Has the request looked at again, soon, on its own worker.
     pub fn wake(&self) {
-        let WakeupState { origin, phase } = &*self.0;
+        let WakeupState { origin, phase, woken } = &*self.state;
+        woken.lock().unwrap_or_else(PoisonError::into_inner).push(self.place);
         if phase.compare_exchange(WAITING, WOKEN, Ordering::AcqRel, Ordering::Acquire).is_ok() {
             origin.mailbox.post(Mail::Woken { connection: origin.connection, sequence: origin.sequence });
         }
@@ -248,15 +267,15 @@ impl Wakeup {
     /// The request was answered or its connection is gone: the handle may be forgotten.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        self.0.phase.load(Ordering::Acquire) == ANSWERED
+        self.state.phase.load(Ordering::Acquire) == ANSWERED
     }
 
     /// Called before the request looks again, so that what happens from here on wakes it once more.
     pub(crate) fn rearm(&self) {
-        let _ = self.0.phase.compare_exchange(WOKEN, WAITING, Ordering::AcqRel, Ordering::Acquire);
+        let _ = self.state.phase.compare_exchange(WOKEN, WAITING, Ordering::AcqRel, Ordering::Acquire);
     }
 
     pub(crate) fn finish(&self) {
-        self.0.phase.store(ANSWERED, Ordering::Release);
+        self.state.phase.store(ANSWERED, Ordering::Release);
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ottla_machine::partition::producers::Producers;
 use ottla_protocol::error::ErrorCode;
 use ottla_protocol::types::{LeaderEpoch, Offset};
-use ottla_storage::{Log, LogView, Read, Removal, StorageError};
+use ottla_storage::{Log, LogView, Read, Removal, Slice, StorageError};
 
 use super::Partition;
 use super::produce::storage_code;
@@ -27,7 +27,7 @@ pub struct ReadAnswer {
 }
 
 impl Partition {
-    /// Reads committed batches from `offset` on. If there are none, and `wakeup` is given, it is noted for when there are.
+    /// Reads committed batches from `offset` on. If they have fewer bytes than `wakeup` names, it is noted for when there are more.
     ///
     /// # Errors
     /// The code for this partition, and the bounds where they are known.
@@ -37,7 +37,7 @@ impl Partition {
         epoch: LeaderEpoch,
         max_bytes: usize,
         at_least_one: bool,
-        wakeup: Option<&Wakeup>,
+        wakeup: Option<(Wakeup, usize)>,
     ) -> Result<ReadAnswer, (ErrorCode, Option<Bounds>)> {
         let mut state = self.lock();
         self.ensure_open(&mut state).map_err(|code| (code, None))?;
@@ -57,7 +57,9 @@ impl Partition {
                 (storage_code(&error), Some(bounds))
             })?
         };
-        if let Some(wakeup) = wakeup {
+        if let Some((wakeup, enough)) = wakeup
+            && !matches!(&read, Read::Hot(slices) if slices.iter().map(Slice::len).sum::<usize>() >= enough)
+        {
             state.note_fetcher(wakeup);
         }
         Ok(ReadAnswer { bounds, read })
@@ -191,8 +193,8 @@ impl super::State {
         }
     }
 
-    fn note_fetcher(&mut self, wakeup: &Wakeup) {
+    fn note_fetcher(&mut self, wakeup: Wakeup) {
         self.fetchers.retain(|known| !known.is_done());
-        self.fetchers.push(wakeup.clone());
+        self.fetchers.push(wakeup);
     }
 }

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+pub use imbl::ordmap::DiffItem;
 use imbl::{OrdMap, Vector};
 use ottla_protocol::types::{
     BrokerEpoch, LeaderEpoch, NodeId, PartitionEpoch, PartitionIndex, TopicId, Uuid,
