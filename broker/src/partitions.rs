@@ -153,7 +153,9 @@ impl Changed {
             | DiffItem::Update { new: (resource, _), .. }
             | DiffItem::Remove(resource, _)) = item;
             match resource.kind {
-                ConfigKind::Topic => changed.topics.extend(image.topic_by_name(&resource.name).map(|topic| topic.id)),
+                ConfigKind::Topic => {
+                    changed.topics.extend(image.topic_by_name(&resource.name).map(|topic| topic.id))
+                }
                 // A broker's settings are defaults of every topic.
                 ConfigKind::Broker => changed.topics.extend(image.topics.keys()),
                 _ => {}
