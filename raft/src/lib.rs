@@ -6,6 +6,8 @@
 //! - `network`: to other voters. A single voter has none.
 
 mod apply;
+#[cfg(test)]
+mod crash_tests;
 mod log_store;
 mod network;
 #[cfg(test)]
@@ -230,7 +232,7 @@ fn config(snapshot_every: u64) -> Result<Arc<openraft::Config>, RaftError> {
         // A restarted leader must win a new term: entries of its old one that were not flushed may be gone (KAFKA-10527).
         enable_leader_restore: Some(false),
         snapshot_policy: SnapshotPolicy::LogsSinceLast(snapshot_every),
-        max_in_snapshot_log_to_keep: 1000,
+        max_in_snapshot_log_to_keep: snapshot_every.min(1000),
         ..openraft::Config::default()
     };
     Ok(Arc::new(config.validate().map_err(|error| RaftError::Raft(error.to_string()))?))

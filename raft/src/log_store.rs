@@ -51,11 +51,15 @@ struct State {
 impl LogStore {
     /// Reads votes and entries. Blocks.
     pub(crate) fn open(disk: Arc<dyn Disk>, dir: &Path, log: Log) -> Result<Self, StorageError> {
-        disk.create_dir_all(dir).map_err(|error| StorageError::Io {
-            action: "create",
-            path: dir.to_path_buf(),
+        let io = |action, path: &Path, error| StorageError::Io {
+            action,
+            path: path.to_path_buf(),
             source: Arc::new(error),
-        })?;
+        };
+        disk.create_dir_all(dir).map_err(|error| io("create", dir, error))?;
+        // No vote is safe in a directory whose own name may vanish.
+        let above = dir.parent().unwrap_or(Path::new(""));
+        disk.sync_dir(above).map_err(|error| io("sync", above, error))?;
         let mut state = State {
             vote: read_json(&VOTE, &*disk, &dir.join("vote"))?,
             purged: read_json(&PURGED, &*disk, &dir.join("purged"))?,
@@ -65,6 +69,10 @@ impl LogStore {
             entries: BTreeMap::new(),
         };
         state.load()?;
+        if let Some(upto) = state.purged {
+            // It may have been cut short after its note; openraft takes no log that ends before what it says was purged.
+            state.drop_purged(upto)?;
+        }
         Ok(Self(Arc::new(Mutex::new(state))))
     }
 
@@ -165,6 +173,10 @@ impl State {
         // First the note of what was purged, then the purge: a log that begins later than the note says would have a hole.
         self.write_json(&PURGED, "purged", &upto)?;
         self.purged = Some(upto);
+        self.drop_purged(upto)
+    }
+
+    fn drop_purged(&mut self, upto: LogId) -> Result<(), StorageError> {
         if let Some(removal) = self.log.trim_start(offset_of(upto.index)?.plus(1)) {
             removal.run()?;
         }

@@ -12,14 +12,14 @@ use ottla_storage::{Disk, LogDir, LogOptions, MemoryDisk};
 
 use super::*;
 
-const LONG: Duration = Duration::from_secs(20);
+pub(crate) const LONG: Duration = Duration::from_secs(20);
 
 /// Remembers what it was told, and is restored from it.
 #[derive(Clone, Default)]
-struct Told(Arc<Mutex<Vec<String>>>);
+pub(crate) struct Told(Arc<Mutex<Vec<String>>>);
 
 impl Told {
-    fn list(&self) -> Vec<String> {
+    pub(crate) fn list(&self) -> Vec<String> {
         self.0.lock().expect("no panic under the lock").clone()
     }
 }
@@ -103,7 +103,7 @@ fn snapshots_bound_the_log_and_a_restart_begins_with_the_newest() {
     let told = Told::default();
     let running = start(&disk, told.clone(), 50);
     let mut expected = Vec::new();
-    for i in 0..1500 {
+    for i in 0..300 {
         let entry = format!("entry {i} {}", "x".repeat(200));
         propose_once_led(&running, &entry);
         expected.push(entry);
