@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use ottla_machine::controller::command::{Answer, Command, Registration};
+use ottla_machine::controller::command::{Answer, Command, LogProof, Registration};
 use ottla_machine::controller::image::Image;
-use ottla_protocol::types::{NodeId, Uuid};
+use ottla_protocol::types::{BrokerEpoch, NodeId, Uuid};
 use ottla_raft::{MetadataLog, RaftError, RaftOptions};
 use ottla_storage::{LastStop, LogDir, LogOptions, RealDisk, StorageError};
 
@@ -286,6 +286,12 @@ fn register(
         directory: log_dir.directory_id(),
         endpoints: endpoints.to_register(),
         rack: config.text("broker.rack").map(Into::into),
+        cluster_id,
+        previous_epoch: BrokerEpoch(-1),
+        // A lone node's logs are all there is: nobody else could lead in its place.
+        proof: LogProof::Complete,
+        damaged: Vec::new(),
+        fenced: false,
     };
     match controller.ask(Command::RegisterBroker(registration)) {
         Answer::Registered(_) => Ok(()),

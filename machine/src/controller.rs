@@ -12,3 +12,4 @@ pub mod record;
 #[cfg(test)]
 mod tests;
 pub mod topics;
+pub mod wire;

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 macro_rules! error_codes {
     ($($code:literal $variant:ident $name:literal $meaning:literal)*) => {
         /// An error code as it stands in responses.
@@ -179,6 +181,20 @@ error_codes! {
     131 StreamsInvalidTopologyEpoch "STREAMS_INVALID_TOPOLOGY_EPOCH" "The topology epoch is invalid."
     132 StreamsTopologyFenced "STREAMS_TOPOLOGY_FENCED" "The topology epoch is outdated."
     133 ShareSessionLimitReached "SHARE_SESSION_LIMIT_REACHED" "The limit of share sessions is reached."
+}
+
+/// As its number; one that this program does not know (a newer peer's) is UNKNOWN_SERVER_ERROR.
+impl Serialize for ErrorCode {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_i16(self.code())
+    }
+}
+
+impl<'de> Deserialize<'de> for ErrorCode {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let code = i16::deserialize(deserializer)?;
+        Ok(Self::from_code(code).unwrap_or(Self::UnknownServerError))
+    }
 }
 
 impl ErrorCode {

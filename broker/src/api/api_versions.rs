@@ -3,6 +3,8 @@
 //! v3 names the client's software (KIP-511) and lists features (KIP-584); v4 may list features whose lowest version is 0
 //! (KAFKA-17011). A version that is not known is answered in version 0 with error 35 and our own line, and the connection goes on.
 
+use std::ops::RangeInclusive;
+
 use bytestring::ByteString;
 use ottla_machine::controller::image::Image;
 use ottla_protocol::api::{APIS, ApiKey};
@@ -26,6 +28,11 @@ pub const METADATA_VERSION: i16 = 30;
 
 /// `metadata.version` 7 is Kafka 3.3's, the lowest that Kafka 4 knows.
 const FEATURES: &[Feature] = &[Feature { name: "metadata.version", min: 7, max: METADATA_VERSION }];
+
+/// The levels that this program has of a feature.
+pub(crate) fn levels_of(name: &str) -> Option<RangeInclusive<i16>> {
+    FEATURES.iter().find(|feature| feature.name == name).map(|feature| feature.min..=feature.max)
+}
 
 pub fn handle(cx: &mut RequestContext<'_>, request: ApiVersionsRequest) -> Reply<ApiVersionsResponse> {
     if cx.version >= 3 {

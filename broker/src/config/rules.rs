@@ -1,6 +1,7 @@
 //! The tables as the controller's machine asks for them.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use ottla_machine::controller::command::{ConfigRules, Failure};
@@ -11,6 +12,7 @@ use ottla_protocol::types::NodeId;
 use super::setting::{Effect, GroupSetting, Kind};
 use super::topic::{broker_value, effective};
 use super::{Config, broker_setting, group_setting, topic_setting};
+use crate::api::api_versions::levels_of;
 
 /// The rules of this node's tables and settings.
 #[derive(Debug)]
@@ -28,6 +30,12 @@ impl Rules {
         broker_value(&self.config, image, self.node, name)
             .and_then(|(value, _)| value.trim().parse().ok())
             .unwrap_or_else(|| self.config.number(name))
+    }
+
+    /// The value in force for a topic.
+    fn of_topic(&self, image: &Image, topic: &str, name: &str) -> String {
+        let value = effective(&self.config, image, self.node, Some(topic), name).0.unwrap_or_default();
+        value.trim().to_owned()
     }
 
     /// What the broker's own settings let a group ask for.
@@ -52,6 +60,23 @@ impl ConfigRules for Rules {
 
     fn replication_factor(&self, image: &Image) -> i16 {
         i16::try_from(self.number(image, "default.replication.factor")).unwrap_or(1)
+    }
+
+    fn min_insync_replicas(&self, image: &Image, topic: &str) -> usize {
+        let value = self.of_topic(image, topic, "min.insync.replicas");
+        value.parse().unwrap_or(1)
+    }
+
+    fn unclean_election(&self, image: &Image, topic: &str) -> bool {
+        self.of_topic(image, topic, "unclean.leader.election.enable").eq_ignore_ascii_case("true")
+    }
+
+    fn is_flushed(&self, image: &Image, topic: &str) -> bool {
+        self.of_topic(image, topic, "flush.messages") == "1"
+    }
+
+    fn feature_levels(&self, name: &str) -> Option<RangeInclusive<i16>> {
+        levels_of(name)
     }
 
     fn may_delete_topics(&self) -> bool {

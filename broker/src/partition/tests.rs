@@ -32,6 +32,8 @@ pub(crate) fn led(name: &str) -> Arc<Partition> {
 pub(crate) fn led_in(epoch: i32) -> PartitionState {
     PartitionState {
         replicas: smallvec![ME],
+        adding: smallvec![],
+        removing: smallvec![],
         isr: smallvec![ME],
         elr: smallvec![],
         last_known_elr: smallvec![],

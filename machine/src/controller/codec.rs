@@ -120,7 +120,7 @@ pub fn decode_snapshot(bytes: &[u8]) -> Result<Image, DecodeError> {
 fn put_record(out: &mut Vec<u8>, record: &Record) {
     let start = out.len();
     out.put_u16(kind_of(record) as u16);
-    out.put_u16(1);
+    out.put_u16(version_of(record));
     out.put_u32(0);
     match record {
         Record::Cluster { cluster_id } => out.put_slice(&cluster_id.0),
@@ -147,6 +147,10 @@ fn put_record(out: &mut Vec<u8>, record: &Record) {
             out.put_slice(&topic.0);
             out.put_i32(index.0);
             put_partition(out, state);
+            if state.is_reassigning() {
+                put_nodes(out, &state.adding);
+                put_nodes(out, &state.removing);
+            }
         }
         Record::TopicRemoved { id } => out.put_slice(&id.0),
         Record::Config { resource, key, value } => {
@@ -176,6 +180,14 @@ fn kind_of(record: &Record) -> Kind {
     }
 }
 
+/// The oldest version of its fields that can say the record: so that an older node can follow as long as possible.
+fn version_of(record: &Record) -> u16 {
+    match record {
+        Record::Partition { state, .. } if state.is_reassigning() => 2,
+        _ => 1,
+    }
+}
+
 fn put_broker(out: &mut Vec<u8>, broker: &Broker) {
     out.put_i32(broker.id.0);
     out.put_i64(broker.epoch.0);
@@ -193,14 +205,18 @@ fn put_broker(out: &mut Vec<u8>, broker: &Broker) {
 
 fn put_partition(out: &mut Vec<u8>, state: &PartitionState) {
     for nodes in [&state.replicas, &state.isr, &state.elr, &state.last_known_elr] {
-        out.put_u16(u16::try_from(nodes.len()).expect("a partition has fewer than 65,536 replicas"));
-        for node in nodes {
-            out.put_i32(node.0);
-        }
+        put_nodes(out, nodes);
     }
     out.put_i32(state.leader.0);
     out.put_i32(state.leader_epoch.0);
     out.put_i32(state.partition_epoch.0);
+}
+
+fn put_nodes(out: &mut Vec<u8>, nodes: &Nodes) {
+    out.put_u16(u16::try_from(nodes.len()).expect("a partition has fewer than 65,536 replicas"));
+    for node in nodes {
+        out.put_i32(node.0);
+    }
 }
 
 fn flags(fenced: bool, shutting_down: bool) -> u8 {
@@ -290,10 +306,15 @@ impl<'a> Input<'a> {
     fn record(&mut self) -> Result<Record, DecodeError> {
         let (kind, version, length) = (self.u16()?, self.u16()?, self.u32()?);
         let mut fields = Input { bytes: self.take(length as usize)?, what: "record" };
-        if version != 1 {
+        let newest = if kind == Kind::Partition as u16 { 2 } else { 1 };
+        if version == 0 || version > newest {
             return Err(DecodeError::UnknownRecord { kind, version });
         }
-        let record = fields.fields(kind)?;
+        let mut record = fields.fields(kind)?;
+        if let (Record::Partition { state, .. }, 2) = (&mut record, version) {
+            state.adding = fields.nodes()?;
+            state.removing = fields.nodes()?;
+        }
         if !fields.bytes.is_empty() {
             return Err(DecodeError::Invalid { kind, what: "length" });
         }
@@ -369,6 +390,8 @@ impl<'a> Input<'a> {
     fn partition(&mut self) -> Result<PartitionState, DecodeError> {
         Ok(PartitionState {
             replicas: self.nodes()?,
+            adding: Nodes::new(),
+            removing: Nodes::new(),
             isr: self.nodes()?,
             elr: self.nodes()?,
             last_known_elr: self.nodes()?,

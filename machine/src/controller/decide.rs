@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use ottla_protocol::error::ErrorCode;
 use ottla_protocol::types::{BrokerEpoch, ProducerId};
 
 use super::command::{Answer, Command, ConfigRules, Registration};
@@ -45,6 +46,16 @@ pub fn decide(env: &mut Env<'_>, rules: &dyn ConfigRules, command: &Command) -> 
             let record = Record::BrokerState { id: *id, epoch: *epoch, fenced: false, shutting_down: true };
             Decision { records: if known { vec![record] } else { Vec::new() }, answer: Answer::Done }
         }
+        Command::UnfenceBroker { .. }
+        | Command::FenceBroker { .. }
+        | Command::UnregisterBroker { .. }
+        | Command::AlterPartitions { .. }
+        | Command::ElectLeaders { .. }
+        | Command::AlterReassignments { .. }
+        | Command::BalanceLeaders
+        | Command::UpdateFeatures { .. } => {
+            Decision::answer(Answer::Failed(ErrorCode::UnsupportedVersion.into()))
+        }
         Command::CreateTopics { topics, validate_only } => topics::create(env, rules, topics, *validate_only),
         Command::DeleteTopics { topics } => topics::delete(env.image, rules, topics),
         Command::CreatePartitions { topics, validate_only } => {
@@ -73,7 +84,7 @@ fn register(image: &Image, registration: &Registration) -> Decision {
         directory: registration.directory,
         endpoints: registration.endpoints.clone(),
         rack: registration.rack.clone(),
-        fenced: false,
+        fenced: registration.fenced,
         shutting_down: false,
     })];
     for topic in image.topics.values() {

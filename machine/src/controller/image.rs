@@ -9,6 +9,7 @@ use imbl::{OrdMap, Vector};
 use ottla_protocol::types::{
     BrokerEpoch, LeaderEpoch, NodeId, PartitionEpoch, PartitionIndex, TopicId, Uuid,
 };
+use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 /// A list of brokers; the usual replication factors need no allocation.
@@ -51,7 +52,7 @@ pub struct Broker {
 }
 
 /// Where a broker listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {
     /// The listener's name: `PLAINTEXT`, `INTERNAL`, ...
     pub listener: Arc<str>,
@@ -70,10 +71,14 @@ pub struct Topic {
 }
 
 /// Who holds and who leads one partition.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartitionState {
-    /// In order of preference.
+    /// In order of preference. During a reassignment: those of its target, then those that leave with it.
     pub replicas: Nodes,
+    /// Of a reassignment under way: the replicas that were none before it (KIP-455).
+    pub adding: Nodes,
+    /// Of a reassignment under way: the replicas that are none once it is complete.
+    pub removing: Nodes,
     /// In sync.
     pub isr: Nodes,
     /// Eligible to lead although not in sync (KIP-966).
@@ -87,7 +92,7 @@ pub struct PartitionState {
 }
 
 /// What a configuration belongs to.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ConfigResource {
     pub kind: ConfigKind,
     /// A topic's name, a broker's id in decimal (empty: the default of all brokers), a group's id, a subscription's name.
@@ -95,7 +100,7 @@ pub struct ConfigResource {
 }
 
 /// The kinds of resources that have configurations, with Kafka's numbers (`ConfigResource.Type`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[repr(i8)]
 pub enum ConfigKind {
     Topic = 2,
@@ -231,5 +236,17 @@ impl PartitionState {
     #[must_use]
     pub fn has_leader(&self) -> bool {
         self.leader != NodeId::NONE
+    }
+
+    /// Whether its replicas are on the way to others.
+    #[must_use]
+    pub fn is_reassigning(&self) -> bool {
+        !self.adding.is_empty() || !self.removing.is_empty()
+    }
+
+    /// The replicas that it is to have: those of its target while it is reassigned, else those it has.
+    #[must_use]
+    pub fn target(&self) -> Nodes {
+        self.replicas.iter().copied().filter(|id| !self.removing.contains(id)).collect()
     }
 }

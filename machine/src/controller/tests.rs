@@ -1,7 +1,9 @@
 //! Commands as tables: what is asked, what is answered; and one property: live image = image replayed from its records.
 
+use std::ops::RangeInclusive;
+
 use ottla_protocol::error::ErrorCode;
-use ottla_protocol::types::{NodeId, Uuid};
+use ottla_protocol::types::{BrokerEpoch, NodeId, Uuid};
 use proptest::prelude::*;
 
 use super::command::*;
@@ -18,6 +20,18 @@ impl ConfigRules for Plain {
     }
     fn replication_factor(&self, _: &Image) -> i16 {
         1
+    }
+    fn min_insync_replicas(&self, image: &Image, topic: &str) -> usize {
+        image.topic_config(topic, "min.insync.replicas").and_then(|value| value.parse().ok()).unwrap_or(1)
+    }
+    fn unclean_election(&self, image: &Image, topic: &str) -> bool {
+        image.topic_config(topic, "unclean.leader.election.enable").is_some_and(|value| &**value == "true")
+    }
+    fn is_flushed(&self, image: &Image, topic: &str) -> bool {
+        image.topic_config(topic, "flush.messages").is_none()
+    }
+    fn feature_levels(&self, name: &str) -> Option<RangeInclusive<i16>> {
+        (name == "metadata.version").then_some(7..=30)
     }
     fn may_delete_topics(&self) -> bool {
         true
@@ -62,8 +76,7 @@ impl World {
             features: vec![("metadata.version".into(), 30)],
         });
         for id in 1..=brokers {
-            let registration =
-                Registration { id: NodeId(id), directory: Uuid([1; 16]), endpoints: Vec::new(), rack: None };
+            let registration = registration(id);
             world.run(&Command::RegisterBroker(registration));
         }
         world
@@ -103,6 +116,20 @@ impl World {
             Answer::Configs(mut answers) => answers.remove(0).map_err(|failure| failure.code),
             other => panic!("{other:?}"),
         }
+    }
+}
+
+fn registration(id: i32) -> Registration {
+    Registration {
+        id: NodeId(id),
+        directory: Uuid([1; 16]),
+        endpoints: Vec::new(),
+        rack: None,
+        cluster_id: Uuid([9; 16]),
+        previous_epoch: BrokerEpoch(-1),
+        proof: LogProof::Complete,
+        damaged: Vec::new(),
+        fenced: false,
     }
 }
 
@@ -206,9 +233,7 @@ fn a_broker_that_registers_again_raises_the_epochs_of_what_it_led() {
     let mut world = World::new(1);
     let made = world.create(topic("t", 2, 1)).expect("made");
     let epoch = world.image.broker(NodeId(1)).expect("registered").epoch;
-    let registration =
-        Registration { id: NodeId(1), directory: Uuid([1; 16]), endpoints: Vec::new(), rack: None };
-    let answer = world.run(&Command::RegisterBroker(registration));
+    let answer = world.run(&Command::RegisterBroker(registration(1)));
     assert!(matches!(answer, Answer::Registered(new) if new > epoch));
     let topic = world.image.topic(made.id).expect("there");
     assert!(topic.partitions.iter().all(|partition| partition.leader_epoch.0 == 1));

@@ -55,6 +55,8 @@ fn new_partition(replicas: Nodes) -> PartitionState {
         leader: replicas.first().copied().unwrap_or(NodeId::NONE),
         isr: replicas.clone(),
         replicas,
+        adding: Nodes::new(),
+        removing: Nodes::new(),
         elr: Nodes::new(),
         last_known_elr: Nodes::new(),
         leader_epoch: LeaderEpoch(0),

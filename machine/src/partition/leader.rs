@@ -88,6 +88,8 @@ mod tests {
         let nodes = |ids: &[i32]| ids.iter().copied().map(NodeId).collect();
         let state = PartitionState {
             replicas: nodes(replicas),
+            adding: nodes(&[]),
+            removing: nodes(&[]),
             isr: nodes(isr),
             elr: nodes(&[]),
             last_known_elr: nodes(&[]),
