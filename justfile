@@ -19,6 +19,10 @@ clients *ARGS:
 bench:
     cargo bench -p ottla-benches
 
+# Ottla beside Apache Kafka in one run (a quarter of an hour; --quick: about three minutes).
+bench-side-by-side *ARGS:
+    python3 benches/side_by_side/side_by_side.py {{ARGS}}
+
 # Licences and advisories.
 deny:
     cargo deny check

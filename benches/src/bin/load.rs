@@ -1,0 +1,231 @@
+//! `load`: the generator on the command line. Every command prints one line of JSON.
+
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::{Args, Parser, Subcommand};
+use ottla_benches::admin::{self, TopicShape};
+use ottla_benches::connection::Connection;
+use ottla_benches::control;
+use ottla_benches::first_record::{self, Wish};
+use ottla_benches::load::Load;
+use ottla_benches::offered_rate::{self, Rate};
+use ottla_benches::produce_frame::BatchShape;
+use ottla_benches::saturation::{self, Until};
+use serde_json::json;
+
+/// How long a new topic may take until it is served.
+const NEW_TOPIC_LIMIT: Duration = Duration::from_secs(60);
+
+/// A cheap load generator for anything that speaks Kafka's protocol. One node: the one that is named leads every partition.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Produces to a topic, as fast as it goes or at a rate.
+    Produce(Produce),
+    /// Makes many topics in one request.
+    Topics(Topics),
+    /// Waits for a broker that starts until it has acknowledged a record.
+    First(First),
+    /// Measures the machine without a broker.
+    Control(Control),
+}
+
+#[derive(Args)]
+struct Broker {
+    /// Where the broker listens.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9092")]
+    bootstrap_server: SocketAddr,
+    /// A setting of the topics that are made; may be given several times.
+    #[arg(long = "topic-config", value_name = "NAME=VALUE", value_parser = pair)]
+    topic_configs: Vec<(String, String)>,
+    #[arg(long, default_value_t = 1)]
+    partitions: i32,
+    #[arg(long, default_value_t = 1)]
+    replication_factor: i16,
+}
+
+impl Broker {
+    fn shape(&self) -> TopicShape {
+        TopicShape {
+            partitions: self.partitions,
+            replication_factor: self.replication_factor,
+            configs: self.topic_configs.clone(),
+        }
+    }
+}
+
+#[derive(Args)]
+struct Produce {
+    #[command(flatten)]
+    broker: Broker,
+    #[arg(long)]
+    topic: String,
+    /// The topic is there already; else it is made.
+    #[arg(long)]
+    existing: bool,
+    /// Removes the topic at the end.
+    #[arg(long)]
+    delete: bool,
+    /// Records per second, in an open loop. Without it: as many as the broker takes.
+    #[arg(long)]
+    rate: Option<f64>,
+    /// Bytes of a record's value.
+    #[arg(long, default_value_t = 1_024)]
+    size: usize,
+    /// Bytes of a batch: as many records as fit, one at least.
+    #[arg(long, default_value_t = 16_384)]
+    batch: usize,
+    #[arg(long, default_value = "all", value_parser = acks)]
+    acks: i16,
+    #[arg(long, default_value_t = 1)]
+    connections: usize,
+    /// Requests that each connection keeps in flight, where no rate is given.
+    #[arg(long, default_value_t = 5)]
+    in_flight: usize,
+    /// Seconds.
+    #[arg(long, default_value_t = 10.0)]
+    duration: f64,
+    /// Seconds before that in which answers are not counted; with a rate only.
+    #[arg(long, default_value_t = 0.0)]
+    warmup: f64,
+    /// So many records instead of a duration; without a rate only.
+    #[arg(long, conflicts_with = "rate")]
+    records: Option<u64>,
+}
+
+#[derive(Args)]
+struct Topics {
+    #[command(flatten)]
+    broker: Broker,
+    #[arg(long, default_value_t = 1_000)]
+    count: usize,
+    /// Names are this and a number.
+    #[arg(long)]
+    prefix: String,
+}
+
+#[derive(Args)]
+struct First {
+    #[command(flatten)]
+    broker: Broker,
+    #[arg(long)]
+    topic: String,
+    /// The topic is there already and holds records, the first of which is fetched too.
+    #[arg(long)]
+    existing: bool,
+    #[arg(long, default_value_t = 1_024)]
+    size: usize,
+    /// Seconds after which it gives up.
+    #[arg(long, default_value_t = 120.0)]
+    limit: f64,
+}
+
+#[derive(Args)]
+struct Control {
+    /// Where the file is written whose syncs are timed.
+    #[arg(long)]
+    dir: PathBuf,
+    #[arg(long, default_value_t = 1_000.0)]
+    rate: f64,
+    /// Seconds for each of the two.
+    #[arg(long, default_value_t = 2.0)]
+    duration: f64,
+}
+
+fn acks(text: &str) -> Result<i16, String> {
+    match text {
+        "all" | "-1" => Ok(-1),
+        "1" => Ok(1),
+        other => Err(format!("{other}: `all` or `1` (nothing answers acks=0, so there is nothing to time)")),
+    }
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or_else(|| format!("{text}: give it as NAME=VALUE"))?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Produce(arguments) => produce(arguments),
+        Command::Topics(arguments) => topics(&arguments),
+        Command::First(arguments) => first(arguments),
+        Command::Control(arguments) => {
+            let duration = Duration::try_from_secs_f64(arguments.duration)?;
+            print(&control::measure(&arguments.dir, arguments.rate, duration)?)
+        }
+    }
+}
+
+fn produce(arguments: Produce) -> anyhow::Result<()> {
+    let address = arguments.broker.bootstrap_server;
+    let mut admin = Connection::open(address)?;
+    if !arguments.existing {
+        admin::create(&mut admin, std::slice::from_ref(&arguments.topic), &arguments.broker.shape())?;
+        admin::wait_until_served(&mut admin, &arguments.topic, NEW_TOPIC_LIMIT)?;
+    }
+    let load = Load {
+        address,
+        topic: arguments.topic.clone(),
+        partitions: arguments.broker.partitions,
+        connections: arguments.connections.max(1),
+        shape: BatchShape::filling(arguments.size, arguments.batch),
+        acks: arguments.acks,
+    };
+    let duration = Duration::try_from_secs_f64(arguments.duration)?;
+    let outcome = match arguments.rate {
+        Some(records_per_second) => {
+            anyhow::ensure!(records_per_second > 0.0, "--rate {records_per_second}: give a number above 0");
+            let warmup = Duration::try_from_secs_f64(arguments.warmup)?;
+            offered_rate::run(&load, Rate { records_per_second, duration, warmup })?
+        }
+        None => {
+            let until = arguments.records.map_or(Until::Elapsed(duration), Until::Records);
+            saturation::run(&load, arguments.in_flight.max(1), until)?
+        }
+    };
+    if arguments.delete {
+        admin::delete(&mut admin, &arguments.topic)?;
+    }
+    print(&outcome)
+}
+
+fn topics(arguments: &Topics) -> anyhow::Result<()> {
+    let names: Vec<String> =
+        (0..arguments.count).map(|number| format!("{}{number}", arguments.prefix)).collect();
+    let mut connection = Connection::open(arguments.broker.bootstrap_server)?;
+    let began = Instant::now();
+    admin::create(&mut connection, &names, &arguments.broker.shape())?;
+    let answered = began.elapsed();
+    print(&json!({ "topics": names.len(), "answered_ms": answered.as_secs_f64() * 1_000.0 }))
+}
+
+fn first(arguments: First) -> anyhow::Result<()> {
+    let wish = Wish {
+        address: arguments.broker.bootstrap_server,
+        create: (!arguments.existing).then(|| arguments.broker.shape()),
+        fetch: arguments.existing,
+        topic: arguments.topic,
+        value_bytes: arguments.size,
+        limit: Duration::try_from_secs_f64(arguments.limit)?,
+    };
+    // Who starts the broker waits for this line, so that the start of this process is no part of what is measured.
+    writeln!(io::stdout(), "waiting")?;
+    print(&first_record::wait(&wish)?)
+}
+
+fn print(figures: &impl serde::Serialize) -> anyhow::Result<()> {
+    let mut out = io::stdout();
+    serde_json::to_writer(&mut out, figures)?;
+    writeln!(out)?;
+    Ok(())
+}
