@@ -3,6 +3,8 @@
 mod broker_settings;
 pub mod describe;
 mod group_settings;
+#[cfg(test)]
+mod hostile;
 pub mod properties;
 pub mod rules;
 pub mod setting;
@@ -98,11 +100,12 @@ impl Config {
                     let nearest = nearest(name);
                     return Err(ConfigError::Unknown { origin: origin(), name: name.clone(), nearest });
                 };
-                if !(value.is_empty() && setting.default.is_none()) {
-                    setting
-                        .check(value)
-                        .map_err(|message| ConfigError::Invalid { origin: origin(), message })?;
+                if value.is_empty() && setting.default.is_none() {
+                    // As if it had not been set, also by a weaker source.
+                    config.set.remove(setting.name);
+                    continue;
                 }
+                setting.check(value).map_err(|message| ConfigError::Invalid { origin: origin(), message })?;
                 match setting.effect {
                     Effect::Refused if !value.is_empty() => {
                         return Err(ConfigError::Refused { origin: origin(), name: name.clone() });
@@ -319,6 +322,20 @@ mod tests {
         let (_, remarks) = load(&pairs).expect("accepted");
         assert_eq!(remarks.len(), 1, "{remarks:?}");
         assert!(remarks[0].ends_with("num.io.threads, num.replica.fetchers"), "{remarks:?}");
+    }
+
+    #[test]
+    fn an_empty_value_unsets_what_has_no_default_and_is_no_number() {
+        let source = |value: &str| Source {
+            origin: "file".into(),
+            pairs: vec![("log.roll.ms".into(), value.into()), ("num.partitions".into(), "3".into())],
+        };
+        let (config, _) = Config::load(&[source("5"), source("")]).expect("valid");
+        assert_eq!(config.static_value("log.roll.ms"), None);
+        let image = ottla_machine::controller::image::Image::default();
+        let topic = TopicConfig::resolve(&config, &image, ottla_protocol::types::NodeId(1), "t");
+        assert_eq!(topic.segment_ms, 168 * 3_600_000);
+        assert!(matches!(load(&[("num.partitions", "")]), Err(ConfigError::Invalid { .. })));
     }
 
     #[test]
