@@ -1,5 +1,7 @@
 //! A session driven by hand: what it answers, in which order, and when it ends.
 
+mod hostile;
+
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
