@@ -82,8 +82,19 @@ struct Model {
 }
 
 impl Model {
+    fn last(&self) -> Option<LogId> {
+        self.entries.last().map(|entry| entry.log_id()).or(self.purged)
+    }
+
     fn next(&self) -> u64 {
-        self.entries.last().map(Entry::index).or(self.purged.map(|id| id.index)).map_or(0, |index| index + 1)
+        self.last().map_or(0, |id| id.index + 1)
+    }
+
+    /// Each entry with the one before it.
+    fn pairs(&self) -> impl Iterator<Item = (Option<LogId>, &Entry)> {
+        let before =
+            std::iter::once(self.purged).chain(self.entries.iter().map(|entry| Some(entry.log_id())));
+        before.zip(&self.entries)
     }
 
     fn next_applied(&self) -> u64 {
@@ -196,8 +207,11 @@ impl Step {
             ids().filter(|id| model.snapshot.is_some_and(|(last, _)| *id <= last)).collect();
         match dice.below(12) {
             0..=4 => {
+                // A new leader has entries of terms of before it, too.
+                let least = model.last().map_or(1, |id| id.leader_id.term);
+                let of = least + dice.below(*term - least + 1);
                 let entries =
-                    (0..=dice.below(4)).map(|i| entry(log_id(*term, model.next() + i), dice.below(400)));
+                    (0..=dice.below(4)).map(|i| entry(log_id(of, model.next() + i), dice.below(400)));
                 Self::Append(entries.collect())
             }
             5 | 6 if !unapplied.is_empty() => {
@@ -251,20 +265,22 @@ impl Step {
         model
     }
 
-    /// Whether this step, cut short, may leave that. `ever` are all entries that were ever appended.
-    fn may_leave(&self, found: &Model, model: &Model, ever: &[Entry]) -> bool {
+    /// Whether this step, cut short, may leave that. `ever` are all entries that were ever appended, with those before them.
+    fn may_leave(&self, found: &Model, model: &Model, ever: &[(Option<LogId>, Entry)]) -> bool {
         match self {
             Self::Append(entries) => (0..=entries.len())
                 .any(|count| *found == Self::Append(entries[..count].to_vec()).after(model)),
             Self::TruncateAfter(_) => {
                 // What is kept is there. Behind it may follow what was to be cut, or what an earlier truncation had cut from the same
-                // segment: either is an entry of some leader's, and none of them is committed, for the leader that has this log
-                // truncated here has all that is.
+                // segment: some leader's entries behind what they followed there, and none of them is committed, for the leader that
+                // has this log truncated here has all that is.
                 let kept = self.after(model);
-                let Some(rest) = found.entries.strip_prefix(kept.entries.as_slice()) else { return false };
-                let in_order = found.entries.is_sorted_by_key(|entry| entry.log_id.leader_id.term);
-                let known = rest.iter().all(|entry| ever.contains(entry));
-                in_order && known && *found == Model { entries: found.entries.clone(), ..kept }
+                let rest = found.pairs().skip(kept.entries.len());
+                let known = rest
+                    .into_iter()
+                    .all(|(before, entry)| ever.iter().any(|(b, e)| (*b, e) == (before, entry)));
+                let with_rest = Model { entries: found.entries.clone(), ..kept.clone() };
+                known && found.entries.starts_with(&kept.entries) && *found == with_rest
             }
             _ => *found == *model || *found == self.after(model),
         }
@@ -285,8 +301,10 @@ async fn play(seed: u64) {
         disk.stop_after(dice.below(60));
         let cut = loop {
             let step = Step::draw(&mut dice, &model, &mut term).await;
-            if let Step::Append(entries) = &step {
-                ever.extend(entries.iter().cloned());
+            if let Step::Append(_) = &step {
+                let appended = step.after(&model);
+                let pairs = appended.pairs().skip(model.entries.len());
+                ever.extend(pairs.map(|(before, entry)| (before, entry.clone())));
             }
             if rig.take(&step, &model).await.is_err() {
                 break step;
