@@ -260,11 +260,12 @@ fn start_metadata_log(log_dir: &LogDir, controller: &Arc<Controller>) -> Result<
     let [a, b, c, d, e, f, g, h, ..] = log_dir.directory_id().0;
     let options = RaftOptions {
         voter: u64::from_be_bytes([a, b, c, d, e, f, g, h]),
-        address: String::new(),
+        identity: Vec::new(),
         dir: log_dir.path().join(METADATA_DIR),
         disk: Arc::clone(log_dir.disk()),
         log,
         snapshot_every: METADATA_SNAPSHOT_EVERY,
+        peers: None,
     };
     Ok(MetadataLog::start(options, controller.state_machine())?)
 }

@@ -75,6 +75,12 @@ fn split(bytes: &[u8]) -> Result<(Position, &[u8]), String> {
     Ok((position, &bytes[end + 1..]))
 }
 
+/// What a snapshot's bytes say of themselves.
+pub(crate) fn meta_of(snapshot: &[u8]) -> Result<SnapshotMeta, String> {
+    let (position, _) = split(snapshot)?;
+    Ok(SnapshotMeta { last_log_id: position.applied, last_membership: position.membership })
+}
+
 impl State {
     fn meta(&self) -> SnapshotMeta {
         SnapshotMeta { last_log_id: self.position.applied, last_membership: self.position.membership.clone() }
@@ -155,8 +161,7 @@ impl RaftStateMachine<TypeConfig> for Applier {
         let Some((_, bytes)) = SNAPSHOT.read(&*state.disk, &state.path).map_err(io::Error::other)? else {
             return Ok(None);
         };
-        let (position, _) = split(&bytes).map_err(io::Error::other)?;
-        let meta = SnapshotMeta { last_log_id: position.applied, last_membership: position.membership };
+        let meta = meta_of(&bytes).map_err(io::Error::other)?;
         Ok(Some(Snapshot { meta, snapshot: bytes }))
     }
 }

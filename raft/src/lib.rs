@@ -1,32 +1,44 @@
 //! The metadata log: opaque entries, replicated by Raft and applied in order. openraft does the consensus; nothing of it is seen outside.
 //!
-//! - [`MetadataLog`]: start, propose, status.
-//! - `log_store`: openraft's log on `storage::Log`, in Kafka's file format; votes in small files.
+//! - [`MetadataLog`]: start, propose, status; `members`: who takes part.
+//! - `log_store`: openraft's log on `storage::Log`, in Kafka's file format; votes in small files. `entry`: an entry as bytes.
 //! - `apply`: committed entries to the [`StateMachine`], snapshots of it.
-//! - `network`: to other voters. A single voter has none.
+//! - `network`: to other nodes, over a [`Transport`] that the caller has; `server`: the answers; `message`: their bytes.
 
 mod apply;
 #[cfg(test)]
+mod cluster_tests;
+#[cfg(test)]
 mod crash_tests;
+mod entry;
 mod log_store;
+mod members;
+mod message;
 mod network;
+mod server;
+mod start;
 #[cfg(test)]
 mod tests;
 mod types;
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use openraft::async_runtime::WatchReceiver as _;
+use openraft::Raft;
 use openraft::errors::{ClientWriteError, RaftError as OpenRaftError};
-use openraft::{BasicNode, Raft, SnapshotPolicy};
-use ottla_storage::{Disk, Log, StorageError};
+use openraft::raft::ClientWriteResponse;
+
+pub use crate::members::{MemberChange, Status};
+pub use crate::message::{MESSAGE_BYTES_MAX, MessageError};
+pub use crate::network::Transport;
+pub use crate::server::PeerError;
+pub use crate::start::{Peers, RaftError, RaftOptions};
 
 use crate::apply::Applier;
-use crate::log_store::LogStore;
+use crate::entry::PROPOSAL_BYTES_MAX;
+use crate::server::Incoming;
+use crate::start::Opened;
 use crate::types::{Proposal, TypeConfig};
 
 /// What the log's entries are applied to. Called in order, from one thread.
@@ -44,32 +56,6 @@ pub trait StateMachine: Send + 'static {
     fn restore(&mut self, index: u64, snapshot: &[u8]) -> Result<(), String>;
 }
 
-/// How the log is started.
-pub struct RaftOptions {
-    /// The id of this voter: a number that no other (node id, directory id) ever had.
-    pub voter: u64,
-    /// `host:port` of its controller listener, kept in the membership.
-    pub address: String,
-    /// Where votes and snapshots are kept; made if it is missing.
-    pub dir: PathBuf,
-    pub disk: Arc<dyn Disk>,
-    /// The log itself, opened.
-    pub log: Log,
-    /// Entries between two snapshots.
-    pub snapshot_every: u64,
-}
-
-/// Why the log could not be started.
-#[derive(Debug, thiserror::Error)]
-pub enum RaftError {
-    #[error(transparent)]
-    Storage(#[from] StorageError),
-    #[error("cannot start the metadata log's thread: {0}")]
-    Thread(std::io::Error),
-    #[error("the metadata log does not start: {0}")]
-    Raft(String),
-}
-
 /// Where a committed proposal lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Proposed {
@@ -82,30 +68,34 @@ pub enum ProposeError {
     /// Nothing was appended: another node leads, or nobody that is known.
     #[error("this node does not lead the metadata log")]
     NotLeader(Option<u64>),
+    /// Nothing was appended, nor will such an entry ever be.
+    #[error("an entry of {0} bytes is larger than the metadata log takes")]
+    TooLarge(usize),
+    /// Nothing was appended: the members cannot be changed like that, or not now.
+    #[error("the metadata log's members stay as they are: {0}")]
+    MembersStay(String),
     /// It may or may not be committed later.
     #[error("the metadata log did not commit the proposal in time: its outcome is unknown")]
     OutcomeUnknown,
+    /// Nor is anything known of the proposals that had no answer by then.
     #[error("the metadata log has stopped: {0}")]
     Stopped(String),
 }
 
-/// How the quorum stands, as this node sees it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Status {
-    pub leader: Option<u64>,
-    pub term: u64,
-    pub last_index: Option<u64>,
-    pub committed: Option<u64>,
-    pub applied: Option<u64>,
-    pub voters: Vec<u64>,
-}
-
-/// A running log. Dropping it stops its thread.
+/// A running log. Dropping it stops it.
 pub struct MetadataLog {
+    voter: u64,
     raft: Raft<TypeConfig, Applier>,
     handle: tokio::runtime::Handle,
+    incoming: Incoming,
     /// `None` once it was stopped.
-    running: Mutex<Option<(tokio::sync::oneshot::Sender<()>, JoinHandle<()>)>>,
+    running: Mutex<Option<Running>>,
+}
+
+enum Running {
+    Thread(tokio::sync::oneshot::Sender<()>, JoinHandle<()>),
+    /// Among other tasks of a runtime that is not ours.
+    Here,
 }
 
 impl std::fmt::Debug for MetadataLog {
@@ -115,16 +105,14 @@ impl std::fmt::Debug for MetadataLog {
 }
 
 impl MetadataLog {
-    /// Opens the log, restores the newest snapshot, and on a fresh directory founds the cluster with this node as its single voter. A
-    /// lone voter calls its election at once. Returns when the thread runs; entries may still be on their way to the state machine.
+    /// Opens the log, restores the newest snapshot, and on a fresh directory founds the cluster, unless that is for others to do. A lone
+    /// voter calls its election at once. Returns when the log's thread runs; entries may still be on their way to the state machine.
     ///
     /// # Errors
     /// Files that cannot be read, or are of a newer format.
     pub fn start(options: RaftOptions, machine: Box<dyn StateMachine>) -> Result<Self, RaftError> {
-        let RaftOptions { voter, address, dir, disk, log, snapshot_every } = options;
-        let store = LogStore::open(Arc::clone(&disk), &dir, log)?;
-        let applier = Applier::open(disk, &dir, machine, store.last_index())?;
-        let config = config(snapshot_every)?;
+        let opened = Opened::open(options, machine)?;
+        let voter = opened.voter;
         let (ready_to, ready) = std::sync::mpsc::sync_channel(1);
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let thread = std::thread::Builder::new()
@@ -138,22 +126,39 @@ impl MetadataLog {
                     }
                 };
                 runtime.block_on(async move {
-                    let started = run(voter, address, config, store, applier).await;
+                    let started = opened.run().await;
                     let raft = started.as_ref().ok().cloned();
                     let handle = tokio::runtime::Handle::current();
                     let _ = ready_to.send(started.map(|raft| (raft, handle)));
                     if let Some(raft) = raft {
                         let _ = stopped.await;
-                        if let Err(error) = raft.shutdown().await {
-                            tracing::debug!("the metadata log's task ended with {error}");
-                        }
+                        shut_down(raft).await;
                     }
                 });
             })
             .map_err(RaftError::Thread)?;
         let ended = |_| RaftError::Raft("its thread ended".into());
         let (raft, handle) = ready.recv().map_err(ended)??;
-        Ok(Self { raft, handle, running: Mutex::new(Some((stop, thread))) })
+        let running = Mutex::new(Some(Running::Thread(stop, thread)));
+        Ok(Self { voter, raft, handle, incoming: Incoming::default(), running })
+    }
+
+    /// As [`Self::start`], but on the runtime of the caller: so that a whole cluster runs on one thread, under one clock.
+    ///
+    /// # Errors
+    /// As those of [`Self::start`].
+    pub async fn start_here(options: RaftOptions, machine: Box<dyn StateMachine>) -> Result<Self, RaftError> {
+        let opened = Opened::open(options, machine)?;
+        let voter = opened.voter;
+        let raft = opened.run().await?;
+        let handle = tokio::runtime::Handle::current();
+        Ok(Self {
+            voter,
+            raft,
+            handle,
+            incoming: Incoming::default(),
+            running: Mutex::new(Some(Running::Here)),
+        })
     }
 
     /// Appends an entry; `answer` is called once, on the log's thread, after the entry was applied here, or when that is not known
@@ -166,31 +171,12 @@ impl MetadataLog {
     ) {
         let raft = self.raft.clone();
         self.handle.spawn(async move {
-            let outcome = match tokio::time::timeout(timeout, raft.client_write(Proposal(entry))).await {
-                Err(_) => Err(ProposeError::OutcomeUnknown),
-                Ok(Ok(written)) => Ok(Proposed { index: written.log_id.index }),
-                Ok(Err(OpenRaftError::APIError(ClientWriteError::ForwardToLeader(to)))) => {
-                    Err(ProposeError::NotLeader(to.leader_id))
-                }
-                Ok(Err(OpenRaftError::APIError(_))) => Err(ProposeError::OutcomeUnknown),
-                Ok(Err(OpenRaftError::Fatal(error))) => Err(ProposeError::Stopped(error.to_string())),
+            let outcome = match entry.len() {
+                len if len > PROPOSAL_BYTES_MAX => Err(ProposeError::TooLarge(len)),
+                _ => outcome_within(timeout, raft.client_write(Proposal(entry))).await,
             };
             answer(outcome);
         });
-    }
-
-    #[must_use]
-    pub fn status(&self) -> Status {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        Status {
-            leader: metrics.current_leader,
-            term: metrics.current_term,
-            last_index: metrics.last_log_index,
-            committed: metrics.local_committed.map(|id| id.index),
-            applied: metrics.last_applied.map(|id| id.index),
-            voters: metrics.membership_config.membership().voter_ids().collect(),
-        }
     }
 
     /// Has a snapshot built soon, whatever the policy says.
@@ -203,13 +189,19 @@ impl MetadataLog {
         });
     }
 
-    /// Ends the thread. What was proposed and not answered is answered with an error.
+    /// Ends the log's thread; on the caller's runtime, its tasks, soon. What was proposed and not answered is answered with an error.
     pub fn stop(&self) {
-        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some((stop, thread)) = running else { return };
-        drop(stop);
-        if thread.join().is_err() {
-            tracing::error!("the metadata log's thread panicked");
+        match self.running.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            None => {}
+            Some(Running::Here) => {
+                self.handle.spawn(shut_down(self.raft.clone()));
+            }
+            Some(Running::Thread(stop, thread)) => {
+                drop(stop);
+                if thread.join().is_err() {
+                    tracing::error!("the metadata log's thread panicked");
+                }
+            }
         }
     }
 }
@@ -220,46 +212,27 @@ impl Drop for MetadataLog {
     }
 }
 
-fn config(snapshot_every: u64) -> Result<Arc<openraft::Config>, RaftError> {
-    let config = openraft::Config {
-        cluster_name: "ottla".into(),
-        // A lone voter has nobody to hear from, and calls its elections itself: its clock need not tick a hundred times a second.
-        // With peers these become 50, 150 and 300.
-        heartbeat_interval: 1_000,
-        election_timeout_min: 3_000,
-        election_timeout_max: 6_000,
-        enable_pre_vote: Some(true),
-        // A restarted leader must win a new term: entries of its old one that were not flushed may be gone (KAFKA-10527).
-        enable_leader_restore: Some(false),
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(snapshot_every),
-        max_in_snapshot_log_to_keep: snapshot_every.min(1000),
-        ..openraft::Config::default()
-    };
-    Ok(Arc::new(config.validate().map_err(|error| RaftError::Raft(error.to_string()))?))
+async fn shut_down(raft: Raft<TypeConfig, Applier>) {
+    if let Err(error) = raft.shutdown().await {
+        tracing::debug!("the metadata log's task ended with {error}");
+    }
 }
 
-async fn run(
-    voter: u64,
-    address: String,
-    config: Arc<openraft::Config>,
-    store: LogStore,
-    applier: Applier,
-) -> Result<Raft<TypeConfig, Applier>, RaftError> {
-    let text = |error: &dyn std::fmt::Display| RaftError::Raft(error.to_string());
-    let fresh = store.is_fresh();
-    let raft = Raft::new(voter, config, network::NoPeers, store, applier).await.map_err(|e| text(&e))?;
-    if fresh {
-        let members = BTreeMap::from([(voter, BasicNode::new(address))]);
-        raft.initialize(members).await.map_err(|e| text(&e))?;
-    } else {
-        let mut metrics = raft.metrics();
-        // The first report says who the voters are; before it there are none.
-        metrics.changed().await.map_err(|e| text(&e))?;
-        let lone = metrics.borrow_watched().membership_config.membership().voter_ids().eq([voter]);
-        // Nobody else could answer: waiting for the election time-out would only make the start slower.
-        if lone {
-            raft.trigger().elect(false).await.map_err(|e| text(&e))?;
-        }
+type WriteError = OpenRaftError<TypeConfig, ClientWriteError<TypeConfig>>;
+
+async fn outcome_within(
+    timeout: Duration,
+    write: impl Future<Output = Result<ClientWriteResponse<TypeConfig>, WriteError>>,
+) -> Result<Proposed, ProposeError> {
+    match tokio::time::timeout(timeout, write).await {
+        Err(_) => Err(ProposeError::OutcomeUnknown),
+        Ok(Ok(written)) => Ok(Proposed { index: written.log_id.index }),
+        Ok(Err(OpenRaftError::APIError(error))) => Err(match error {
+            ClientWriteError::ForwardToLeader(to) => ProposeError::NotLeader(to.leader_id),
+            ClientWriteError::ChangeMembershipError(error) => ProposeError::MembersStay(error.to_string()),
+            // Another leader's log took its place here; still, one that has it may lead next.
+            _ => ProposeError::OutcomeUnknown,
+        }),
+        Ok(Err(OpenRaftError::Fatal(error))) => Err(ProposeError::Stopped(error.to_string())),
     }
-    Ok(raft)
 }

@@ -1,7 +1,5 @@
 //! openraft's log on `storage::Log`: one entry is one batch of one record at the offset of its index, so that Kafka's log tools read the
 //! file. Votes and the purged position lie in small files beside it.
-//!
-//! The record's key is the entry's log id as JSON; the value is a byte for the kind (0 blank, 1 normal, 2 membership) and the content.
 //! Entries since the last purge are also held in memory: snapshots keep them few.
 
 use std::collections::BTreeMap;
@@ -14,26 +12,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use openraft::entry::RaftEntry as _;
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::type_config::alias::{LogIdOf, VoteOf};
-use openraft::{EntryPayload, LogState, OptionalSend, RaftLogReader};
-use ottla_protocol::batch::{self, RecordBatch};
-use ottla_protocol::record::{BatchBuilder, BatchOptions};
-use ottla_protocol::types::{LeaderEpoch, Offset};
+use openraft::{LogState, OptionalSend, RaftLogReader};
+use ottla_protocol::types::Offset;
 use ottla_storage::checkpoint::Checkpoint;
 use ottla_storage::{Disk, Log, Read, StorageError};
 use serde::de::DeserializeOwned;
 
-use crate::types::{Entry, LogId, Proposal, TypeConfig, Vote};
+use crate::entry::{self, offset_of};
+use crate::types::{Entry, LogId, TypeConfig, Vote};
 
 const VOTE: Checkpoint = Checkpoint { kind: "raft-vote", version: 1 };
 const PURGED: Checkpoint = Checkpoint { kind: "raft-purged", version: 1 };
 /// Bytes of the log that are read at once when it is opened.
 const LOAD_BYTES: usize = 1 << 20;
-/// No entry is larger.
-const ENTRY_BYTES_MAX: usize = 256 << 20;
-
-const BLANK: u8 = 0;
-const NORMAL: u8 = 1;
-const MEMBERSHIP: u8 = 2;
 
 /// The log, shared by openraft's core and its readers.
 #[derive(Clone)]
@@ -116,13 +107,10 @@ impl State {
             };
             let before = at;
             for slice in &slices {
-                for batch in batch::batches(slice.bytes()) {
-                    let (index, entry) = batch
-                        .map_err(|error| error.to_string())
-                        .and_then(|batch| decode(&batch))
-                        .map_err(|reason| self.damaged(reason))?;
-                    self.entries.insert(index, entry);
-                    at = offset_of(index)?.plus(1);
+                for entry in entry::decode_all(slice.bytes()) {
+                    let entry = entry.map_err(|reason| self.damaged(reason))?;
+                    at = offset_of(entry.index())?.plus(1);
+                    self.entries.insert(entry.index(), entry);
                 }
             }
             if at == before {
@@ -138,13 +126,13 @@ impl State {
         StorageError::DamagedFile { path: self.log.dir().to_path_buf(), reason }
     }
 
-    fn append(&mut self, entries: Vec<Entry>, now_ms: i64) -> Result<(), StorageError> {
+    fn append(&mut self, entries: Vec<Entry>) -> Result<(), StorageError> {
         let mut bytes = Vec::new();
         for entry in &entries {
-            bytes.extend_from_slice(&encode(entry, now_ms)?);
+            bytes.extend_from_slice(&entry::encode(entry)?);
         }
         if !bytes.is_empty() {
-            self.log.append(&bytes, now_ms)?;
+            self.log.append(&bytes, entry::now_ms())?;
             self.flush()?;
         }
         for entry in entries {
@@ -193,64 +181,6 @@ impl State {
         let bytes = serde_json::to_vec(value).expect("log ids and votes are plain data");
         kind.write(&*self.disk, &self.dir.join(name), &bytes)
     }
-}
-
-fn offset_of(index: u64) -> Result<Offset, StorageError> {
-    i64::try_from(index).map(Offset).map_err(|_| StorageError::Malformed(format!("index {index}")))
-}
-
-fn encode(entry: &Entry, now_ms: i64) -> Result<Vec<u8>, StorageError> {
-    let log_id = entry.log_id();
-    let key = serde_json::to_vec(&log_id).expect("a log id is plain data");
-    let mut value = Vec::new();
-    match &entry.payload {
-        EntryPayload::Blank => value.push(BLANK),
-        EntryPayload::Normal(proposal) => {
-            value.push(NORMAL);
-            value.extend_from_slice(&proposal.0);
-        }
-        EntryPayload::Membership(membership) => {
-            value.push(MEMBERSHIP);
-            value.extend(serde_json::to_vec(membership).expect("a membership is plain data"));
-        }
-    }
-    let term = i32::try_from(log_id.leader_id.term).map_err(|_| StorageError::Malformed("a term".into()))?;
-    let mut builder = BatchBuilder::new(BatchOptions {
-        base_offset: offset_of(log_id.index)?,
-        leader_epoch: LeaderEpoch(term),
-        ..BatchOptions::default()
-    });
-    builder.append(now_ms, Some(&key), Some(&value));
-    Ok(builder.build())
-}
-
-fn decode(batch: &RecordBatch<'_>) -> Result<(u64, Entry), String> {
-    let payload = batch.uncompressed(ENTRY_BYTES_MAX).map_err(|error| error.to_string())?;
-    let record = batch.records(&payload).next().ok_or("a batch without a record")?;
-    let record = record.map_err(|error| error.to_string())?;
-    let (Some(key), Some([kind, content @ ..])) = (record.key, record.value) else {
-        return Err("an entry without key or value".into());
-    };
-    let log_id: LogId = serde_json::from_slice(key).map_err(|error| error.to_string())?;
-    let payload = match *kind {
-        BLANK => EntryPayload::Blank,
-        NORMAL => EntryPayload::Normal(Proposal(content.to_vec())),
-        MEMBERSHIP => {
-            EntryPayload::Membership(serde_json::from_slice(content).map_err(|error| error.to_string())?)
-        }
-        other => return Err(format!("an entry of the unknown kind {other}")),
-    };
-    if u64::try_from(record.offset.0) != Ok(log_id.index) {
-        return Err(format!("entry {} lies at offset {}", log_id.index, record.offset));
-    }
-    Ok((log_id.index, Entry::new(log_id, payload)))
-}
-
-/// Wall clock for the batches' timestamps; nothing is decided by it.
-fn now_ms() -> i64 {
-    std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }
 
 impl RaftLogReader<TypeConfig> for LogStore {
@@ -308,7 +238,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I::IntoIter: OptionalSend,
     {
         // Written and synced before it returns: this thread has nothing else to do, and order is kept without further thought.
-        let result = self.state().append(entries.into_iter().collect(), now_ms()).map_err(io::Error::other);
+        let result = self.state().append(entries.into_iter().collect()).map_err(io::Error::other);
         match result {
             Ok(()) => {
                 callback.io_completed(Ok(()));

@@ -2,15 +2,15 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, mpsc};
-use std::time::Duration;
 
 use openraft::StorageError as OpenRaftStorageError;
 use openraft::testing::log::{StoreBuilder, Suite};
 use ottla_protocol::types::Uuid;
 use ottla_storage::memory::Crash;
-use ottla_storage::{Disk, LogDir, LogOptions, MemoryDisk};
+use ottla_storage::{Disk, Log, LogDir, LogOptions, MemoryDisk, RealDisk};
 
 use super::*;
+use crate::log_store::LogStore;
 
 pub(crate) const LONG: Duration = Duration::from_secs(20);
 
@@ -52,11 +52,12 @@ fn log(disk: &Arc<dyn Disk>) -> Log {
 fn start(disk: &Arc<dyn Disk>, machine: Told, snapshot_every: u64) -> MetadataLog {
     let options = RaftOptions {
         voter: 77,
-        address: "localhost:9093".into(),
+        identity: b"localhost:9093".to_vec(),
         dir: "/data/raft".into(),
         disk: Arc::clone(disk),
         log: log(disk),
         snapshot_every,
+        peers: None,
     };
     MetadataLog::start(options, Box::new(machine)).expect("starts")
 }
@@ -130,20 +131,40 @@ fn a_restarted_leader_wins_a_new_term() {
     assert!(running.status().term > term);
 }
 
-struct Fresh;
+/// A store on a disk of its own.
+struct Fresh<D>(D);
 
-impl StoreBuilder<TypeConfig, LogStore, Applier, ()> for Fresh {
-    async fn build(&self) -> Result<((), LogStore, Applier), OpenRaftStorageError<TypeConfig>> {
-        let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
-        let store = LogStore::open(Arc::clone(&disk), Path::new("/data/raft"), log(&disk)).expect("opens");
+impl<D> Fresh<D> {
+    fn store(disk: Arc<dyn Disk>, base: &Path) -> (LogStore, Applier) {
+        let dir = LogDir::open(Arc::clone(&disk), base, [7; 16]).expect("opens");
+        let (log, _) =
+            dir.open_log("__cluster_metadata-0", Uuid::ZERO, LogOptions::default()).expect("opens");
+        let store = LogStore::open(Arc::clone(&disk), &base.join("raft"), log).expect("opens");
         let applier =
-            Applier::open(disk, Path::new("/data/raft"), Box::new(Told::default()), None).expect("opens");
+            Applier::open(disk, &base.join("raft"), Box::new(Told::default()), None).expect("opens");
+        (store, applier)
+    }
+}
+
+impl StoreBuilder<TypeConfig, LogStore, Applier, ()> for Fresh<MemoryDisk> {
+    async fn build(&self) -> Result<((), LogStore, Applier), OpenRaftStorageError<TypeConfig>> {
+        let (store, applier) = Self::store(Arc::new(MemoryDisk::new()), Path::new("/data"));
         Ok(((), store, applier))
     }
 }
 
-#[test]
-fn the_store_passes_openrafts_own_suite() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(Suite::<TypeConfig, LogStore, Applier, Fresh, ()>::test_all(Fresh)).expect("passes");
+impl StoreBuilder<TypeConfig, LogStore, Applier, tempfile::TempDir> for Fresh<RealDisk> {
+    async fn build(
+        &self,
+    ) -> Result<(tempfile::TempDir, LogStore, Applier), OpenRaftStorageError<TypeConfig>> {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (store, applier) = Self::store(Arc::new(RealDisk), dir.path());
+        Ok((dir, store, applier))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_store_passes_openrafts_own_suite_on_both_disks() {
+    Suite::test_all(Fresh(MemoryDisk::new())).await.expect("passes in memory");
+    Suite::test_all(Fresh(RealDisk)).await.expect("passes on a real disk");
 }

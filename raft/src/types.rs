@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use openraft::BasicNode;
 use openraft::impls::leader_id_std::LeaderId;
 use openraft::type_config::alias::{EntryOf, LogIdOf, SnapshotMetaOf, StoredMembershipOf, VoteOf};
 use serde::{Deserialize, Serialize};
@@ -27,13 +26,21 @@ impl fmt::Display for Done {
     }
 }
 
+/// What the membership says of a node: bytes that only the transport reads.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Member {
+    /// Absent in logs of before there was more than one node.
+    #[serde(default)]
+    pub identity: Vec<u8>,
+}
+
 openraft::declare_raft_types!(
     /// One leader per term, as in KRaft.
     pub(crate) TypeConfig:
         D = Proposal,
         R = Done,
         NodeId = u64,
-        Node = BasicNode,
+        Node = Member,
         LeaderId = LeaderId<Self::Term, Self::NodeId>,
 );
 
