@@ -58,13 +58,18 @@ def fresh(stamp_file, *sources):
     return stamp_file.exists() and all(stamp_file.stat().st_mtime > s.stat().st_mtime for s in sources)
 
 
+def venv(name, *requirements):
+    """A Python with these packages."""
+    at = BUILT / name
+    if not fresh(at / "done", *requirements):
+        sh(sys.executable, "-m", "venv", at)
+        sh(at / "bin" / "pip", "install", "-q", *(f"-r{file}" for file in requirements), timeout=600)
+        (at / "done").touch()
+    return at / "bin" / "python"
+
+
 def python():
-    venv = BUILT / "python"
-    if not fresh(venv / "done", HERE / "python" / "requirements.txt"):
-        sh(sys.executable, "-m", "venv", venv)
-        sh(venv / "bin" / "pip", "install", "-q", "-r", HERE / "python" / "requirements.txt", timeout=600)
-        (venv / "done").touch()
-    return [venv / "bin" / "python", HERE / "python" / "client.py"]
+    return [venv("python", HERE / "python" / "requirements.txt"), HERE / "python" / "client.py"]
 
 
 def jars():
