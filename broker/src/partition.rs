@@ -36,6 +36,9 @@ pub type OnCommitted = Box<dyn FnOnce(Result<(), ErrorCode>) + Send>;
 
 /// Bytes appended since the producers were last written down, after which they are again.
 const PRODUCER_SNAPSHOT_BYTES: u64 = 64 << 20;
+/// So many bytes are flushed behind the appends, also where nobody waits for it: a start after a crash reads what was not (at some
+/// 3.5 GB/s), and a power loss takes no more than this and what comes while it is synced. The kernel would write them soon anyway.
+const UNFLUSHED_BYTES_MAX: u64 = 32 << 20;
 
 pub struct Partition {
     pub topic: TopicId,
@@ -73,8 +76,13 @@ pub(crate) struct State {
     /// Records appended since the last flush began, and when (ticks) the first of them came.
     unflushed_records: i64,
     unflushed_since_ms: Option<u64>,
+    /// Bytes appended since then.
+    unflushed_bytes: u64,
     /// A segment was sealed: it is flushed whatever the mode.
     rolled: bool,
+    /// A flush is under way; whether another was asked for meanwhile. An append does not wake a thread that could only find this out.
+    flushing: bool,
+    flush_again: bool,
     waiting: Waiting,
     fetchers: Vec<Wakeup>,
     /// Why nothing can be committed any more: the topic is gone, the node stops, the disk failed.
@@ -106,7 +114,10 @@ impl Partition {
             unsaved_bytes: 0,
             unflushed_records: 0,
             unflushed_since_ms: None,
+            unflushed_bytes: 0,
             rolled: false,
+            flushing: false,
+            flush_again: false,
             waiting: Waiting::default(),
             fetchers: Vec::new(),
             offline: None,
@@ -173,10 +184,16 @@ impl Partition {
             // From here on an append asks for another round.
             self.flush_queued.store(false, Ordering::Release);
             let mut state = self.lock();
+            if state.flushing {
+                state.flush_again = true;
+                return;
+            }
             state.unflushed_records = 0;
             state.unflushed_since_ms = None;
+            state.unflushed_bytes = 0;
             state.rolled = false;
             let Some(ticket) = state.log.as_mut().and_then(Log::begin_flush) else { return };
+            state.flushing = true;
             (ticket, self.producers_to_save(&mut state, false))
         };
         let result = ticket.sync();
@@ -190,11 +207,14 @@ impl Partition {
     /// Whether what the ticket covers is on the disk.
     fn finish_flush(self: &Arc<Self>, ticket: FlushTicket, result: std::io::Result<()>) -> bool {
         let mut state = self.lock();
+        state.flushing = false;
+        let asked = std::mem::take(&mut state.flush_again);
         let Some(log) = &mut state.log else { return false };
         let failed = log.finish_flush(ticket, result).is_err();
         let more = log.flushed_end() < log.end_offset();
         let due = if failed { state.fail_all(ErrorCode::KafkaStorageError) } else { state.advance() };
-        let again = more && state.config.is_flushed_before_ack() && !failed;
+        let awaited = more && state.config.is_flushed_before_ack();
+        let again = !failed && (asked || awaited || state.wants_flush());
         drop(state);
         due.complete();
         if again {

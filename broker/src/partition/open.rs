@@ -50,7 +50,8 @@ impl Partition {
                 state.recovered_end =
                     if state.config.is_flushed_before_ack() { log.end_offset() } else { committed };
                 state.replica = Replica::new(self.host.me, state.replica.state().clone(), committed);
-                if committed < state.recovered_end {
+                // Where nobody waits for it, it still spares another crash from reading the same again.
+                if log.flushed_end() < log.end_offset() {
                     self.want_flush();
                 }
                 state.log = Some(log);

@@ -234,12 +234,15 @@ impl State {
         self.producers.apply(&stamped);
         self.unsaved_bytes += bytes.len() as u64;
         self.unflushed_records += i64::from(header.records_count);
+        self.unflushed_bytes += bytes.len() as u64;
         self.unflushed_since_ms.get_or_insert(request.tick_ms);
         self.rolled |= appended.rolled;
         Ok((base, appended.last.plus(1)))
     }
 
-    fn wants_flush(&self) -> bool {
-        self.rolled || self.unflushed_records > 0 && self.unflushed_records >= self.config.flush_messages
+    /// Whether to ask for a flush. While one is under way its end sees to it.
+    pub(super) fn wants_flush(&self) -> bool {
+        let many = self.unflushed_records > 0 && self.unflushed_records >= self.config.flush_messages;
+        !self.flushing && (many || self.rolled || self.unflushed_bytes >= super::UNFLUSHED_BYTES_MAX)
     }
 }

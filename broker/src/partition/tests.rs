@@ -97,3 +97,36 @@ fn who_waits_for_what_is_committed_is_answered_at_once_and_others_when_it_is() {
     let gone = Err(ErrorCode::UnknownTopicOrPartition);
     assert_eq!(heard.lock().expect("not poisoned")[2..], [("deleted", gone), ("gone", gone)]);
 }
+
+#[test]
+fn what_nobody_waits_for_is_flushed_behind_the_appends() {
+    let partition = led("t");
+    let config = Config::default();
+    let mut relaxed = TopicConfig::resolve(&config, &Image::default(), ME, "t");
+    relaxed.flush_messages = i64::MAX;
+    partition.update(&led_in(0), &Arc::new(relaxed));
+    partition.flush();
+    let mut builder = BatchBuilder::new(BatchOptions::default());
+    builder.append(1_000, None, Some(&vec![b'v'; 900 << 10]));
+    let records = builder.build();
+    let request = AppendRequest {
+        records: &records,
+        acks_all: true,
+        produce_version: 11,
+        now_ms: 1_000,
+        tick_ms: 0,
+        deadline_ms: 30_000,
+    };
+    let (mut appended, mut end) = (0, Offset::ZERO);
+    while appended + records.len() as u64 <= super::UNFLUSHED_BYTES_MAX {
+        assert!(!partition.flush_queued.load(std::sync::atomic::Ordering::Acquire), "{appended} bytes");
+        end = partition.produce(&request, None).expect("appended").end;
+        appended += records.len() as u64;
+    }
+    let flushed_end = |partition: &Partition| partition.lock().log.as_ref().expect("open").flushed_end();
+    assert_eq!(flushed_end(&partition), Offset::ZERO);
+    let last = partition.produce(&request, None).expect("appended").end;
+    assert!(last > end && partition.flush_queued.load(std::sync::atomic::Ordering::Acquire));
+    partition.flush();
+    assert_eq!(flushed_end(&partition), last);
+}
