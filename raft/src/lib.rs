@@ -7,10 +7,14 @@
 
 mod apply;
 #[cfg(test)]
+mod cluster;
+#[cfg(test)]
 mod cluster_tests;
 #[cfg(test)]
 mod crash_tests;
 mod entry;
+#[cfg(test)]
+mod fault_tests;
 mod log_store;
 mod members;
 mod message;
