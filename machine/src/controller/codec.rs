@@ -184,8 +184,14 @@ fn kind_of(record: &Record) -> Kind {
 fn version_of(record: &Record) -> u16 {
     match record {
         Record::Partition { state, .. } if state.is_reassigning() => 2,
+        Record::Broker(broker) if broker.last_served != implied_last_served(broker) => 2,
         _ => 1,
     }
+}
+
+/// What version 1 says of it without a field.
+fn implied_last_served(broker: &Broker) -> BrokerEpoch {
+    if broker.fenced { BrokerEpoch(-1) } else { broker.epoch }
 }
 
 fn put_broker(out: &mut Vec<u8>, broker: &Broker) {
@@ -201,6 +207,9 @@ fn put_broker(out: &mut Vec<u8>, broker: &Broker) {
     }
     put_optional_text(out, broker.rack.as_deref());
     out.put_u8(flags(broker.fenced, broker.shutting_down));
+    if broker.last_served != implied_last_served(broker) {
+        out.put_i64(broker.last_served.0);
+    }
 }
 
 fn put_partition(out: &mut Vec<u8>, state: &PartitionState) {
@@ -306,14 +315,18 @@ impl<'a> Input<'a> {
     fn record(&mut self) -> Result<Record, DecodeError> {
         let (kind, version, length) = (self.u16()?, self.u16()?, self.u32()?);
         let mut fields = Input { bytes: self.take(length as usize)?, what: "record" };
-        let newest = if kind == Kind::Partition as u16 { 2 } else { 1 };
+        let newest = if kind == Kind::Partition as u16 || kind == Kind::Broker as u16 { 2 } else { 1 };
         if version == 0 || version > newest {
             return Err(DecodeError::UnknownRecord { kind, version });
         }
         let mut record = fields.fields(kind)?;
-        if let (Record::Partition { state, .. }, 2) = (&mut record, version) {
-            state.adding = fields.nodes()?;
-            state.removing = fields.nodes()?;
+        match &mut record {
+            Record::Partition { state, .. } if version == 2 => {
+                state.adding = fields.nodes()?;
+                state.removing = fields.nodes()?;
+            }
+            Record::Broker(broker) if version == 2 => broker.last_served = BrokerEpoch(fields.i64()?),
+            _ => {}
         }
         if !fields.bytes.is_empty() {
             return Err(DecodeError::Invalid { kind, what: "length" });
@@ -376,7 +389,7 @@ impl<'a> Input<'a> {
             });
         }
         let (rack, flags) = (self.optional_text(kind)?, self.u8()?);
-        Ok(Broker {
+        let mut broker = Broker {
             id,
             epoch,
             directory,
@@ -384,7 +397,10 @@ impl<'a> Input<'a> {
             rack,
             fenced: flags & 1 != 0,
             shutting_down: flags & 2 != 0,
-        })
+            last_served: epoch,
+        };
+        broker.last_served = implied_last_served(&broker);
+        Ok(broker)
     }
 
     fn partition(&mut self) -> Result<PartitionState, DecodeError> {

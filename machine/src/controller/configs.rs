@@ -6,7 +6,8 @@ use ottla_protocol::error::ErrorCode;
 
 use super::command::{Answer, ConfigChange, ConfigOp, ConfigRules, Failure};
 use super::decide::Decision;
-use super::image::{ConfigKind, ConfigResource, Image};
+use super::image::{ConfigKind, ConfigResource, Image, PartitionState};
+use super::leadership::{Fitness, change_partitions};
 use super::record::Record;
 use super::topics::check_name;
 
@@ -38,7 +39,27 @@ pub(super) fn alter(
     if validate_only {
         records.clear();
     }
+    let consequences = consequences(image, rules, &records);
+    records.extend(consequences);
     Decision { records, answer: Answer::Configs(answers) }
+}
+
+/// What other minima of in-sync sets and other rules of election do to partitions: a lower minimum ends the eligibility of replicas
+/// that are not in sync (the watermark now moves without them, KIP-966); a higher one makes nobody eligible.
+fn consequences(image: &Image, rules: &dyn ConfigRules, records: &[Record]) -> Vec<Record> {
+    let concerns_leaders = |record: &Record| {
+        matches!(record, Record::Config { key, .. }
+            if matches!(&**key, "min.insync.replicas" | "unclean.leader.election.enable"))
+    };
+    if !records.iter().any(concerns_leaders) {
+        return Vec::new();
+    }
+    let mut after = image.clone();
+    for record in records {
+        after.apply(record).expect("a configuration contradicts no image");
+    }
+    let is_unsettled = |state: &PartitionState| !state.elr.is_empty() || !state.has_leader();
+    change_partitions(&after, rules, &Fitness::of(image), is_unsettled, |_, _, _| {})
 }
 
 fn alter_one(

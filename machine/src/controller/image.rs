@@ -47,6 +47,9 @@ pub struct Broker {
     pub rack: Option<Arc<str>>,
     /// Not (or no longer) fit to lead or to be in sync (KIP-631).
     pub fenced: bool,
+    /// Its latest incarnation that was unfenced; -1: none was. A broker knows it before it is unfenced: a directory that does not is
+    /// an older copy.
+    pub last_served: BrokerEpoch,
     /// In a controlled shutdown: gets no leadership and joins no in-sync set (KIP-841).
     pub shutting_down: bool,
 }

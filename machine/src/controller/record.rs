@@ -97,6 +97,9 @@ impl Image {
                     .filter(|broker| broker.epoch == *epoch)
                     .ok_or(ApplyError::UnknownBroker(*id, *epoch))?;
                 broker.fenced = *fenced;
+                if !fenced {
+                    broker.last_served = *epoch;
+                }
                 broker.shutting_down = *shutting_down;
             }
             Record::BrokerRemoved { id, epoch } => {

@@ -1,15 +1,25 @@
 //! Commands as tables: what is asked, what is answered; and one property: live image = image replayed from its records.
+//! `tests/` has those of a cluster of several brokers.
+
+mod brokers;
+mod elections;
+mod in_sync;
+mod partitions;
+mod placement;
+mod properties;
+mod reassignments;
 
 use std::ops::RangeInclusive;
 
 use ottla_protocol::error::ErrorCode;
-use ottla_protocol::types::{BrokerEpoch, NodeId, Uuid};
+use ottla_protocol::types::{BrokerEpoch, NodeId, PartitionEpoch, TopicId, Uuid};
 use proptest::prelude::*;
 
 use super::command::*;
 use super::decide::decide;
-use super::image::{ConfigKind, ConfigResource, Image};
+use super::image::{ConfigKind, ConfigResource, Image, PartitionState};
 use super::record::{Entry, decode_entry, decode_snapshot, encode_entry, encode_snapshot};
+use super::wire::{decode_answer, decode_command, encode_answer, encode_command};
 use crate::env::Env;
 
 struct Plain;
@@ -38,7 +48,8 @@ impl ConfigRules for Plain {
     }
     fn check(&self, _: ConfigKind, key: &str, value: &str) -> Result<(), Failure> {
         match (key, value.parse::<i64>()) {
-            ("cleanup.policy", _) | ("retention.ms", Ok(_)) => Ok(()),
+            ("cleanup.policy" | "unclean.leader.election.enable", _) => Ok(()),
+            ("retention.ms" | "min.insync.replicas" | "flush.messages", Ok(_)) => Ok(()),
             _ => Err(Failure::new(ErrorCode::InvalidConfig, format!("{key}={value}"))),
         }
     }
@@ -82,7 +93,85 @@ impl World {
         world
     }
 
+    /// Brokers that registered as those of a cluster do: fenced first.
+    fn of_cluster(brokers: i32) -> Self {
+        let mut world = Self::new(0);
+        for id in 1..=brokers {
+            world.start(id);
+        }
+        world
+    }
+
+    fn start(&mut self, id: i32) {
+        let answer = self.run(&Command::RegisterBroker(Registration { fenced: true, ..registration(id) }));
+        assert!(matches!(answer, Answer::Registered(_)), "{answer:?}");
+        self.unfence(id);
+    }
+
+    fn epoch(&self, id: i32) -> BrokerEpoch {
+        self.image.broker(NodeId(id)).map_or(BrokerEpoch(-1), |broker| broker.epoch)
+    }
+
+    fn unfence(&mut self, id: i32) {
+        assert_eq!(self.run(&Command::UnfenceBroker { id: NodeId(id), epoch: self.epoch(id) }), Answer::Done);
+    }
+
+    fn fence(&mut self, id: i32) {
+        assert_eq!(self.run(&Command::FenceBroker { id: NodeId(id), epoch: self.epoch(id) }), Answer::Done);
+    }
+
+    fn shut_down(&mut self, id: i32) {
+        assert_eq!(
+            self.run(&Command::ShutDownBroker { id: NodeId(id), epoch: self.epoch(id) }),
+            Answer::Done
+        );
+    }
+
+    /// A topic of one partition with these replicas, and settings.
+    fn topic(&mut self, name: &str, replicas: &[i32], configs: &[(&str, &str)]) -> TopicId {
+        let configs = configs.iter().map(|(key, value)| ((*key).into(), Some((*value).into()))).collect();
+        self.create(NewTopic { configs, ..manual(name, &[(0, replicas)]) }).expect("made").id
+    }
+
+    fn partition(&self, topic: &str) -> &PartitionState {
+        let topic = self.image.topic_by_name(topic).expect("there");
+        topic.partition(0.into()).expect("there")
+    }
+
+    /// The partition in the notation of `partitions.rs`.
+    fn shown(&self, topic: &str) -> String {
+        partitions::show(self.partition(topic))
+    }
+
+    /// The leader asks for another in-sync set, with the epochs in force.
+    fn alter_isr(&mut self, topic: &str, isr: &[i32]) -> Result<(), ErrorCode> {
+        let change = self.isr_change(topic, isr);
+        let leader = self.partition(topic).leader.0;
+        self.ask_isr(leader, change)
+    }
+
+    fn isr_change(&self, topic: &str, isr: &[i32]) -> IsrChange {
+        let state = self.partition(topic);
+        IsrChange {
+            topic: self.image.topic_by_name(topic).expect("there").id,
+            index: 0,
+            leader_epoch: state.leader_epoch,
+            partition_epoch: state.partition_epoch,
+            isr: isr.iter().map(|id| (NodeId(*id), self.epoch(*id))).collect(),
+        }
+    }
+
+    fn ask_isr(&mut self, broker: i32, change: IsrChange) -> Result<(), ErrorCode> {
+        let epoch = self.epoch(broker);
+        let command = Command::AlterPartitions { broker: NodeId(broker), epoch, changes: vec![change] };
+        match self.run(&command) {
+            Answer::Partitions(mut answers) => answers.remove(0).map(drop).map_err(|failure| failure.code),
+            other => panic!("{other:?}"),
+        }
+    }
+
     fn run(&mut self, command: &Command) -> Answer {
+        assert_eq!(decode_command(&encode_command(command)).as_ref(), Ok(command));
         let chance = &mut self.chance;
         let mut random = || {
             *chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -96,6 +185,7 @@ impl World {
             self.image.apply_entry(&entry).expect("what was decided fits");
             self.entries.push(bytes);
         }
+        assert_eq!(decode_answer(&encode_answer(&decision.answer)).as_ref(), Ok(&decision.answer));
         decision.answer
     }
 
@@ -122,7 +212,7 @@ impl World {
 fn registration(id: i32) -> Registration {
     Registration {
         id: NodeId(id),
-        directory: Uuid([1; 16]),
+        directory: Uuid([u8::try_from(id).expect("a small id"); 16]),
         endpoints: Vec::new(),
         rack: None,
         cluster_id: Uuid([9; 16]),

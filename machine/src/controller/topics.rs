@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ottla_protocol::error::ErrorCode;
-use ottla_protocol::types::{LeaderEpoch, NodeId, PartitionEpoch, PartitionIndex};
+use ottla_protocol::types::{LeaderEpoch, NodeId, PartitionEpoch, PartitionIndex, TopicId};
 
 use super::command::{Answer, ConfigRules, Failure, NewPartitions, NewTopic, TopicAnswer, TopicRef};
 use super::decide::Decision;
-use super::image::{ConfigKind, ConfigResource, Image, Nodes, PartitionState};
+use super::image::{Broker, ConfigKind, ConfigResource, Image, Nodes, PartitionState};
 use super::placement::{check_manual, place};
 use super::record::Record;
 use crate::env::Env;
@@ -50,10 +50,13 @@ pub(super) fn index_of(index: usize) -> PartitionIndex {
     PartitionIndex(i32::try_from(index).expect("a topic has fewer than 2^31 partitions"))
 }
 
-fn new_partition(replicas: Nodes) -> PartitionState {
-    PartitionState {
-        leader: replicas.first().copied().unwrap_or(NodeId::NONE),
-        isr: replicas.clone(),
+/// A partition as it begins: in sync are those of its replicas that are active. `None`: none is.
+fn new_partition(image: &Image, replicas: Nodes) -> Option<PartitionState> {
+    let is_active = |id: &NodeId| image.broker(*id).is_some_and(Broker::is_active);
+    let isr: Nodes = replicas.iter().copied().filter(is_active).collect();
+    Some(PartitionState {
+        leader: *isr.first()?,
+        isr,
         replicas,
         adding: Nodes::new(),
         removing: Nodes::new(),
@@ -61,7 +64,33 @@ fn new_partition(replicas: Nodes) -> PartitionState {
         last_known_elr: Nodes::new(),
         leader_epoch: LeaderEpoch(0),
         partition_epoch: PartitionEpoch(0),
+    })
+}
+
+/// The error of a partition without an active replica.
+fn no_active(is_manual: bool) -> ErrorCode {
+    if is_manual { ErrorCode::InvalidReplicaAssignment } else { ErrorCode::InvalidReplicationFactor }
+}
+
+/// New partitions with these replicas, from this index on.
+fn new_partitions(
+    image: &Image,
+    topic: TopicId,
+    first: usize,
+    placed: Vec<Nodes>,
+    inactive: ErrorCode,
+) -> Result<Vec<Record>, Failure> {
+    let mut records = Vec::with_capacity(placed.len());
+    for (index, replicas) in (first..).zip(placed) {
+        let Some(state) = new_partition(image, replicas) else {
+            let message = format!(
+                "All brokers that partition {index} would have are fenced or in controlled shutdown."
+            );
+            return Err(Failure::new(inactive, message));
+        };
+        records.push(Record::Partition { topic, index: index_of(index), state });
     }
+    Ok(records)
 }
 
 pub(super) fn create(
@@ -136,9 +165,7 @@ fn create_one(
     let mut records = vec![Record::Topic { id, name: Arc::clone(&name) }];
     let factor = placed.first().map_or(0, |replicas| replicas.len());
     let partitions = i32::try_from(placed.len()).expect("at most 10,000 a request");
-    for (index, replicas) in placed.into_iter().enumerate() {
-        records.push(Record::Partition { topic: id, index: index_of(index), state: new_partition(replicas) });
-    }
+    records.extend(new_partitions(env.image, id, 0, placed, no_active(!topic.assignments.is_empty()))?);
     for (key, value) in configs {
         records.push(Record::Config {
             resource: resource.clone(),
@@ -198,7 +225,7 @@ fn replicas_of(
         let mut factor = None;
         let mut placed = Vec::new();
         for (at, (index, replicas)) in topic.assignments.iter().enumerate() {
-            check_manual(env, replicas, factor)?;
+            check_manual(env.image, replicas, factor)?;
             if i32::try_from(at) != Ok(*index) {
                 return refused(
                     ErrorCode::InvalidReplicaAssignment,
@@ -328,7 +355,7 @@ fn grow(env: &mut Env<'_>, wanted: &NewPartitions) -> Result<(TopicAnswer, Vec<R
             "Excessively large number of partitions per request.".into(),
         );
     }
-    let factor = topic.partitions.front().map_or(1, |partition| partition.replicas.len());
+    let factor = topic.partitions.front().map_or(1, |partition| partition.target().len());
     let placed: Vec<Nodes> = match &wanted.assignments {
         Some(assignments) => {
             if assignments.len() != more {
@@ -341,21 +368,14 @@ fn grow(env: &mut Env<'_>, wanted: &NewPartitions) -> Result<(TopicAnswer, Vec<R
                 );
             }
             for replicas in assignments {
-                check_manual(env, replicas, Some(factor))?;
+                check_manual(env.image, replicas, Some(factor))?;
             }
             assignments.iter().map(|replicas| replicas.iter().copied().collect()).collect()
         }
         None => place(env, more, i16::try_from(factor).unwrap_or(i16::MAX))?,
     };
-    let records = placed
-        .into_iter()
-        .enumerate()
-        .map(|(at, replicas)| Record::Partition {
-            topic: topic.id,
-            index: index_of(topic.partitions.len() + at),
-            state: new_partition(replicas),
-        })
-        .collect();
+    let inactive = no_active(wanted.assignments.is_some());
+    let records = new_partitions(env.image, topic.id, topic.partitions.len(), placed, inactive)?;
     let answer = TopicAnswer {
         id: topic.id,
         name: Arc::clone(&topic.name),
