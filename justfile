@@ -15,6 +15,11 @@ clients *ARGS:
     cargo build --release -p ottla
     python3 tests/clients/run.py {{ARGS}}
 
+# The examples, killed half-way.
+examples *ARGS:
+    cargo build --release -p ottla
+    python3 examples/tests/run.py {{ARGS}}
+
 # Benchmarks of the parts.
 bench:
     cargo bench -p ottla-benches

@@ -27,8 +27,9 @@ def dead_letters(bootstrap):
 def main():
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--bootstrap", default="localhost:9092", metavar="HOST:PORT")
-    print(f"{'stage':<9}{'document':<36}{'tries':>5}  {'from':<16}why")
-    for key, headers in dead_letters(p.parse_args().bootstrap):
+    letters = dead_letters(p.parse_args().bootstrap)
+    print(f"{'stage':<9}{'document':<36}{'tries':>5}  {'from':<16}why" if letters else "no dead letters")
+    for key, headers in letters:
         place = "{} {}:{}".format(*(headers[f"origin.{name}"] for name in ("topic", "partition", "offset"))) if "origin.topic" in headers else ""
         print(f"{headers['stage']:<9}{key[-35:]:<36}{headers['attempts']:>5}  {place:<16}{headers['exception']}: {headers['reason']}")
 

@@ -9,7 +9,7 @@ import numpy
 
 from stage import Stage, options
 
-DIMENSIONS = 1024
+DIMENSIONS = 4096
 MODELS = {"words": 1, "words+pairs": 2}  # words in a row that make one feature, at most
 STOP = set("a an and are as at be but by can do does for from has have how i if in is it its not of on or that the this to was what when which "
            "why will with you".split())

@@ -1,4 +1,4 @@
-"""The chunks that are nearest to a question: search.py how do I read a file line by line"""
+"""The chunks that are nearest to a question: search.py how do I catch an exception"""
 import argparse
 import textwrap
 
@@ -14,7 +14,10 @@ def search(store, question, count):
     if not found:
         return []
     rows = store.execute("SELECT document, chunk, text, vector FROM chunks WHERE model = ?", found).fetchall()
-    likeness = numpy.frombuffer(b"".join(r[3] for r in rows), numpy.float32).reshape(len(rows), -1) @ embed(question, found[0])
+    vectors = numpy.frombuffer(b"".join(r[3] for r in rows), numpy.float32).reshape(len(rows), -1)
+    rare = numpy.log((1 + len(rows)) / (1 + numpy.count_nonzero(vectors, axis=0)))  # what few chunks mention tells them apart
+    asked = embed(question, found[0]) * rare
+    likeness = vectors @ (asked / (numpy.linalg.norm(asked) or 1))
     return [(float(likeness[i]), *rows[i][:3]) for i in numpy.argsort(-likeness)[:count]]
 
 

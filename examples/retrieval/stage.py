@@ -8,7 +8,7 @@ import signal
 import time
 from dataclasses import dataclass
 
-from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from topics import ends, make_topics
@@ -58,8 +58,9 @@ class Stage:
         self.stopping = False
         self.said, self.said_at = None, 0.0
         self.admin = AdminClient({"bootstrap.servers": chosen.bootstrap, "log_level": 2})
+        # A little more than what other producers send at most (1,000,000), so that a retried record has room for its headers.
         self.producer = Producer({"bootstrap.servers": chosen.bootstrap, "enable.idempotence": True, "linger.ms": 5,
-                                  "compression.type": "zstd", "log_level": 2})
+                                  "compression.type": "zstd", "message.max.bytes": 1_040_000, "log_level": 2})
         self.consumer = Consumer({
             "bootstrap.servers": chosen.bootstrap, "group.id": name, "auto.offset.reset": "earliest",
             "enable.auto.commit": False, "partition.assignment.strategy": "cooperative-sticky",
@@ -77,7 +78,8 @@ class Stage:
             outcomes = []
             for message in self.consumer.consume(self.options.batch, timeout=0.2):
                 if message.error():
-                    if not message.error().retriable():
+                    # A topic that was made a moment ago may not be known to every broker yet.
+                    if not message.error().retriable() and message.error().code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
                         raise KafkaException(message.error())
                 elif self.may_handle(message):
                     outcomes += self.outcomes_of(handle, message)
@@ -100,7 +102,7 @@ class Stage:
         except Exception as error:  # whatever it is, this record must not stop those behind it
             last = record.attempt >= self.options.attempts
             self.counts["dead" if last else "retried"] += 1
-            headers = {"stage": self.name, "attempts": record.attempt, "reason": error, "exception": type(error).__name__,
+            headers = {"stage": self.name, "attempts": record.attempt, "reason": str(error)[:500], "exception": type(error).__name__,
                        "origin.topic": record.topic, "origin.partition": record.partition, "origin.offset": record.offset}
             if not last:
                 headers["retry.at"] = time.time() + self.options.retry_after
@@ -201,7 +203,8 @@ class Stage:
             # The ends come over a connection of their own: on the consumer's, the answer would wait behind a fetch that waits for records.
             end = ends(self.admin, behind)
             for done in self.consumer.committed(self.consumer.assignment(), timeout=3):
-                behind[done.topic] += end[done.topic, done.partition] - max(done.offset, 0)
+                offset = max(done.offset, 0)
+                behind[done.topic] += end.get((done.topic, done.partition), offset) - offset
         except KafkaException as error:
             return f"lag unknown: {error.args[0].str()}"
         return "lag: " + "  ".join(f"{topic} {count:>4}" for topic, count in behind.items())
