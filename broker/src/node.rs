@@ -1,5 +1,6 @@
 //! A broker's parts and how they hang together: built, connected, started and stopped in order.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -332,9 +333,10 @@ fn open_log_dir(config: &Config, id: NodeId, entropy: &Entropy) -> Result<Arc<Lo
             "one directory is used in this version, not several: {path}"
         )));
     }
-    let dir = LogDir::open(Arc::new(RealDisk), Path::new(path), entropy.next_bytes())?;
-    let mut properties = dir.properties();
     let ours = id.to_string();
+    let founding = BTreeMap::from([(NODE_ID.to_owned(), ours.clone())]);
+    let dir = LogDir::open_or_found(Arc::new(RealDisk), Path::new(path), entropy.next_bytes(), founding)?;
+    let mut properties = dir.properties();
     match properties.get(NODE_ID) {
         Some(theirs) if *theirs == ours => {}
         Some(theirs) => {

@@ -95,9 +95,16 @@ impl Partitions {
                     removals.extend(topic.partitions.iter().filter_map(|partition| partition.delete()));
                 }
             }
+            // Topics that set nothing of their own share what they go by: a thousand new ones are no thousand searches of the tables.
+            let mut shared: Option<Arc<TopicConfig>> = None;
             for id in &changed.topics {
                 let Some(topic) = image.topics.get(id) else { continue };
-                let config = Arc::new(TopicConfig::resolve(&self.config, image, self.host.me, &topic.name));
+                let resolve =
+                    || Arc::new(TopicConfig::resolve(&self.config, image, self.host.me, &topic.name));
+                let config = match image.topic_has_configs(&topic.name) {
+                    true => resolve(),
+                    false => Arc::clone(shared.get_or_insert_with(resolve)),
+                };
                 let held = table
                     .entry(*id)
                     .or_insert_with(|| Topic { config: Arc::clone(&config), partitions: Vec::new() });

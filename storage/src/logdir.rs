@@ -69,6 +69,16 @@ impl LogDir {
     /// Takes the lock, creates what is missing (with a directory id made of `random`), reads and removes the mark of a clean
     /// shutdown, loads the journal, and removes what interrupted deletions left. Blocks.
     pub fn open(disk: Arc<dyn Disk>, path: &Path, random: [u8; 16]) -> Result<LogDir, StorageError> {
+        Self::open_or_found(disk, path, random, BTreeMap::new())
+    }
+
+    /// The same, but a directory that is new gets these properties: for the syncs that [`LogDir::set_properties`] would cost.
+    pub fn open_or_found(
+        disk: Arc<dyn Disk>,
+        path: &Path,
+        random: [u8; 16],
+        founding: BTreeMap<String, String>,
+    ) -> Result<LogDir, StorageError> {
         disk.create_dir_all(path).map_err(|error| StorageError::io("create", path, error))?;
         if let Some(parent) = path.parent() {
             // The parent may be somebody else's, whom we may not read; then the name is as durable as they make it.
@@ -85,10 +95,10 @@ impl LogDir {
             Some(found) => found,
             None => {
                 // A first start that died half-way left a journal at most, and no log.
-                Journal::create(Arc::clone(&disk), &path.join(JOURNAL))?;
+                Journal::create(&*disk, &path.join(JOURNAL))?;
                 let directory_id = Uuid::from_random(random);
-                write_properties(&*disk, path, directory_id, &BTreeMap::new())?;
-                (directory_id, BTreeMap::new())
+                write_properties(&*disk, path, directory_id, &founding)?;
+                (directory_id, founding)
             }
         };
         match note_running(&*disk, path, last_stop == LastStop::PowerLoss) {
@@ -367,6 +377,16 @@ mod tests {
         dir.set_properties(&properties).expect("write");
         drop(dir);
         assert_eq!(open(&disk).expect("open").properties(), properties);
+
+        let founded = |disk: &MemoryDisk, value: &str| {
+            let founding = BTreeMap::from([("node.id".to_owned(), value.to_owned())]);
+            LogDir::open_or_found(Arc::new(disk.clone()), Path::new("/data"), [5; 16], founding)
+                .expect("open")
+                .properties()
+        };
+        let disk = MemoryDisk::new();
+        let properties = BTreeMap::from([("node.id".to_owned(), "1".to_owned())]);
+        assert_eq!((founded(&disk, "1"), founded(&disk, "2")), (properties.clone(), properties));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytestring::ByteString;
 use ottla_machine::controller::command::{Answer, Command, Failure, NewTopic, TopicAnswer};
+use ottla_machine::controller::image::Image;
 use ottla_protocol::error::ErrorCode;
 use ottla_protocol::messages::CreateTopicsRequest;
 use ottla_protocol::messages::create_topics_response::{
@@ -21,7 +22,8 @@ pub fn handle(cx: &mut RequestContext<'_>, request: CreateTopicsRequest) -> Repl
     let timed_out = || Err(ErrorCode::RequestTimedOut.into());
     // As in Kafka, whoever gives no time gets no topic.
     if request.timeout_ms <= 0 {
-        let results = names.iter().map(|name| (name, result(cx.node, name, &timed_out(), false)));
+        let mut shown = Shown::new(cx.node);
+        let results = names.iter().map(|name| (name, result(&mut shown, name, &timed_out(), false)));
         return Reply::Now(CreateTopicsResponse { topics: answered_once(results), ..Default::default() });
     }
     let topics = request
@@ -55,15 +57,17 @@ pub fn handle(cx: &mut RequestContext<'_>, request: CreateTopicsRequest) -> Repl
     let node = Arc::clone(cx.node);
     let validate_only = request.validate_only;
     cx.node.controller.submit(Command::CreateTopics { topics, validate_only }, move |answer| {
+        let mut shown = Shown::new(&node);
         let results: Vec<_> = match answer {
             Answer::Topics(answers) => names
                 .iter()
                 .zip(answers)
-                .map(|(name, answer)| (name, result(&node, name, &answer, validate_only)))
+                .map(|(name, answer)| (name, result(&mut shown, name, &answer, validate_only)))
                 .collect(),
-            Answer::Failed(failure) => {
-                names.iter().map(|name| (name, result(&node, name, &Err(failure.clone()), false))).collect()
-            }
+            Answer::Failed(failure) => names
+                .iter()
+                .map(|name| (name, result(&mut shown, name, &Err(failure.clone()), false)))
+                .collect(),
             other => panic!("CreateTopics was answered with {other:?}"),
         };
         slot.complete(&CreateTopicsResponse { topics: answered_once(results), ..Default::default() });
@@ -71,16 +75,21 @@ pub fn handle(cx: &mut RequestContext<'_>, request: CreateTopicsRequest) -> Repl
     Reply::Later
 }
 
-fn result(
-    node: &Node,
-    name: &ByteString,
-    answer: &Result<TopicAnswer, Failure>,
-    validate_only: bool,
-) -> CreatableTopicResult {
-    match answer {
-        Ok(made) => {
-            let image = node.image.load();
-            let configs = describe::topic(&node.config, &image, node.id, name)
+/// The configurations of new topics as they are shown; those of topics that set nothing of their own are looked up once.
+struct Shown<'a> {
+    node: &'a Node,
+    image: Arc<Image>,
+    shared: Option<Vec<CreatableTopicConfigs>>,
+}
+
+impl<'a> Shown<'a> {
+    fn new(node: &'a Node) -> Self {
+        Self { node, image: node.image.load_full(), shared: None }
+    }
+
+    fn of(&mut self, topic: &str) -> Vec<CreatableTopicConfigs> {
+        let look_up = || {
+            describe::topic(&self.node.config, &self.image, self.node.id, topic)
                 .into_iter()
                 .map(|line| CreatableTopicConfigs {
                     name: ByteString::from_static(line.name),
@@ -89,17 +98,31 @@ fn result(
                     config_source: line.source as i8,
                     is_sensitive: line.sensitive,
                 })
-                .collect();
-            CreatableTopicResult {
-                name: name.clone(),
-                topic_id: if validate_only { Uuid::ZERO } else { made.id },
-                num_partitions: made.partitions,
-                replication_factor: made.replication_factor,
-                error_message: None,
-                configs: Some(configs),
-                ..CreatableTopicResult::default()
-            }
+                .collect()
+        };
+        match self.image.topic_has_configs(topic) {
+            true => look_up(),
+            false => self.shared.get_or_insert_with(look_up).clone(),
         }
+    }
+}
+
+fn result(
+    shown: &mut Shown<'_>,
+    name: &ByteString,
+    answer: &Result<TopicAnswer, Failure>,
+    validate_only: bool,
+) -> CreatableTopicResult {
+    match answer {
+        Ok(made) => CreatableTopicResult {
+            name: name.clone(),
+            topic_id: if validate_only { Uuid::ZERO } else { made.id },
+            num_partitions: made.partitions,
+            replication_factor: made.replication_factor,
+            error_message: None,
+            configs: Some(shown.of(name)),
+            ..CreatableTopicResult::default()
+        },
         Err(failure) => CreatableTopicResult {
             name: name.clone(),
             error_code: failure.code.code(),

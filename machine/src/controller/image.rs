@@ -189,6 +189,12 @@ impl Image {
         self.config(&ConfigResource::topic(topic), key)
     }
 
+    /// Whether anything was set for a topic: all those for which nothing was go by the same.
+    #[must_use]
+    pub fn topic_has_configs(&self, topic: &str) -> bool {
+        self.configs.get(&ConfigResource::topic(topic)).is_some_and(|set| !set.is_empty())
+    }
+
     /// What was set for one broker itself, else for the default of all.
     #[must_use]
     pub fn broker_config(&self, id: NodeId, key: &str) -> Option<&Arc<str>> {
