@@ -20,6 +20,10 @@ examples *ARGS:
     cargo build --release -p ottla
     python3 examples/tests/run.py {{ARGS}}
 
+# Tests that live on chance, for longer than CI lets them.
+fuzz *ARGS:
+    bash tests/fuzz {{ARGS}}
+
 # Benchmarks of the parts.
 bench:
     cargo bench -p ottla-benches

@@ -607,8 +607,6 @@ mod tests {
 
     #[test]
     fn damage_of_any_kind_leaves_only_facts_that_were_recorded() {
-        let runs: u64 =
-            std::env::var("OTTLA_FUZZ_RUNS").ok().and_then(|text| text.parse().ok()).unwrap_or(20_000);
         let (disk, journal) = fresh();
         let mut rng = SmallRng::seed_from_u64(2);
         let mut recorded = Vec::new();
@@ -618,7 +616,7 @@ mod tests {
             recorded.extend(all(&journal));
         }
         let bytes = disk.read(path()).expect("read");
-        for run in 0..runs {
+        for run in crate::tests::fuzz_seeds(20_000) {
             let mut rng = SmallRng::seed_from_u64(run);
             let mut damaged = bytes[HEADER_LEN..].to_vec();
             for _ in 0..rng.random_range(1..5) {

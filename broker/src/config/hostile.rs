@@ -1,6 +1,6 @@
 //! Settings as nobody should write them: whatever a file, a variable or a flag holds is taken or refused, and never a panic.
 //!
-//! `OTTLA_FUZZ_RUNS` sets the executions of each test, `OTTLA_FUZZ_SEED` where they begin.
+//! `OTTLA_FUZZ_FACTOR` makes each test so many times as long, `OTTLA_FUZZ_SEED` says where it begins.
 
 #![allow(clippy::print_stdout)] // The counts are the report of a long run.
 
@@ -14,7 +14,7 @@ use super::setting::Kind;
 use super::{Config, Source, TopicConfig, broker_settings, describe};
 
 fn runs() -> u64 {
-    variable("OTTLA_FUZZ_RUNS", 4_000)
+    4_000 * variable("OTTLA_FUZZ_FACTOR", 1)
 }
 
 fn variable(name: &str, usual: u64) -> u64 {
@@ -90,6 +90,7 @@ fn any_text_is_properties_and_what_was_escaped_comes_back() {
         assert_eq!(parse(&file), [(name, value)], "run {run}: {file:?}");
         let _name = from_variable(&format!("KAFKA_{}", text(&mut rng, 6)));
     }
+    println!("{} executions", runs());
 }
 
 #[test]

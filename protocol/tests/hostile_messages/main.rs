@@ -53,8 +53,11 @@ fn all() -> impl Iterator<Item = (Schema, &'static Codec)> {
     })
 }
 
-/// A number of executions, times what `FUZZ_FACTOR` says, for long runs.
+/// A number of executions, times what `OTTLA_FUZZ_FACTOR` says, for long runs.
 fn executions(usual: u64) -> u64 {
-    let factor = std::env::var("FUZZ_FACTOR").ok().and_then(|text| text.parse().ok());
-    usual * factor.unwrap_or(1)
+    usual * variable("OTTLA_FUZZ_FACTOR", 1)
+}
+
+fn variable(name: &str, usual: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
 }

@@ -1,4 +1,7 @@
-//! Random bytes, and good messages with some bytes changed.
+//! Random bytes, and good messages with some bytes changed. `OTTLA_FUZZ_FACTOR` makes the run so many times as long, and
+//! `OTTLA_FUZZ_SEED` another one.
+
+#![allow(clippy::print_stdout)] // The counts are the report of a long run.
 
 use bytes::Bytes;
 use ottla_protocol::frame::{Prefix, RequestHeader};
@@ -8,7 +11,7 @@ use rand::{Rng as _, SeedableRng as _};
 
 use crate::schema::value::random;
 use crate::schema::write::write;
-use crate::{all, alone, decode_within_budget, executions};
+use crate::{all, alone, decode_within_budget, executions, variable};
 
 /// Bytes that are more often than not those that lengths and counts are made of.
 fn noise(rng: &mut SmallRng) -> Vec<u8> {
@@ -42,7 +45,7 @@ fn damage(bytes: &mut Vec<u8>, rng: &mut SmallRng) {
 #[test]
 fn every_decoder_survives_random_bytes() {
     let _alone = alone();
-    let mut rng = SmallRng::seed_from_u64(7);
+    let mut rng = SmallRng::seed_from_u64(variable("OTTLA_FUZZ_SEED", 0) + 7);
     let all: Vec<_> = all().collect();
     for _ in 0..executions(150) {
         for (schema, codec) in &all {
@@ -50,12 +53,13 @@ fn every_decoder_survives_random_bytes() {
             let _ = decode_within_budget(codec, &Bytes::from(noise(&mut rng)), version);
         }
     }
+    println!("{} executions", executions(150) * all.len() as u64);
 }
 
 #[test]
 fn every_decoder_survives_damaged_messages() {
     let _alone = alone();
-    let mut rng = SmallRng::seed_from_u64(8);
+    let mut rng = SmallRng::seed_from_u64(variable("OTTLA_FUZZ_SEED", 0) + 8);
     let all: Vec<_> = all().collect();
     for _ in 0..executions(15) {
         for (schema, codec) in &all {
@@ -69,12 +73,13 @@ fn every_decoder_survives_damaged_messages() {
             }
         }
     }
+    println!("{} executions", executions(15) * all.len() as u64 * 10);
 }
 
 #[test]
 fn a_request_header_survives_random_bytes() {
     let _alone = alone();
-    let mut rng = SmallRng::seed_from_u64(9);
+    let mut rng = SmallRng::seed_from_u64(variable("OTTLA_FUZZ_SEED", 0) + 9);
     for _ in 0..executions(20_000) {
         let mut bytes = noise(&mut rng);
         // Half of them name an API and a version that exist.
@@ -84,4 +89,5 @@ fn a_request_header_survives_random_bytes() {
         let _ = Prefix::peek(&bytes).map(Prefix::api);
         let _ = RequestHeader::decode(&mut Reader::new(Bytes::from(bytes)));
     }
+    println!("{} executions", executions(20_000));
 }

@@ -234,7 +234,7 @@ fn whatever_bits_flip_in_whatever_file_answers_are_right_or_errors() {
     paths.push("/data/journal".into());
     let originals: BTreeSet<Vec<u8>> =
         (0..130).map(|offset| single(offset, offset, 100)[16..].to_vec()).collect();
-    for seed in 0..3_000 {
+    for seed in super::fuzz_seeds(3_000) {
         let mut rng = SmallRng::seed_from_u64(seed);
         let crash = if rng.random() { Crash::Kill } else { Crash::PowerLoss };
         let left = disk.after_crash(crash, seed);

@@ -1,9 +1,11 @@
 //! Record batches and compressed streams damaged at random, with their checksums made good again: nothing panics, nothing unpacks beyond its
 //! limit, and what is accepted can be read, and packed anew, by everyone behind.
 //!
-//! `OTTLA_FUZZ_RUNS` sets the executions of each test, `OTTLA_FUZZ_SEED` where they begin.
+//! `OTTLA_FUZZ_FACTOR` makes each test so many times as long, `OTTLA_FUZZ_SEED` says where it begins.
 
 #![allow(clippy::print_stdout)] // The counts are the report of a long run.
+
+mod corpus;
 
 use ottla_protocol::batch::{BatchHeader, RecordBatch, TimestampType, batches, set_max_timestamp};
 use ottla_protocol::compression::{Compression, compress, decompress};
@@ -19,7 +21,7 @@ fn variable(name: &str, default: u64) -> u64 {
 }
 
 fn runs() -> u64 {
-    variable("OTTLA_FUZZ_RUNS", 20_000)
+    20_000 * variable("OTTLA_FUZZ_FACTOR", 1)
 }
 
 /// SplitMix64: enough chance for this, the same for the same seed.
@@ -118,6 +120,7 @@ fn made_good(bytes: &mut [u8]) {
 fn a_damaged_batch_is_refused_or_serves_every_reader() {
     let seed = variable("OTTLA_FUZZ_SEED", 1);
     let mut accepted = 0u64;
+    let mut corpus = std::env::var_os("OTTLA_FUZZ_KEEP").map(|_| corpus::Corpus::read());
     for run in 0..runs() {
         let mut random = Random(seed.wrapping_mul(1 << 40).wrapping_add(run));
         let mut bytes = random.batch();
@@ -126,6 +129,9 @@ fn a_damaged_batch_is_refused_or_serves_every_reader() {
         random.damage(&mut bytes, from);
         if random.below(8) > 0 {
             made_good(&mut bytes);
+        }
+        if let Some(corpus) = &mut corpus {
+            corpus.offer(&bytes);
         }
         let rules = ProduceRules {
             bytes_max: 64 << 10,
@@ -170,6 +176,9 @@ fn a_damaged_batch_is_refused_or_serves_every_reader() {
                 assert_eq!(error.code(), ottla_protocol::error::ErrorCode::MessageTooLarge, "run {run}")
             }
         }
+    }
+    if let Some(corpus) = corpus {
+        corpus.write();
     }
     println!("{} executions, {accepted} accepted", runs());
     assert!(accepted > 0, "nothing was accepted, so nothing was tried");
