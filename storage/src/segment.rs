@@ -405,7 +405,14 @@ impl Segment {
                         head.base, head.last
                     )));
                 }
-                Ok(head) => index.push(&head, self.base, self.interval),
+                Ok(head) if head.base < index.next_offset() => {
+                    let (base, next) = (head.base, index.next_offset());
+                    return Ok(WalkEnd::Corrupt(format!("offset {base} where {next} follows")));
+                }
+                Ok(head) => match self.spans(&head, index.end()) {
+                    Ok(()) => index.push(&head, self.base, self.interval),
+                    Err(reason) => return Ok(WalkEnd::Corrupt(reason)),
+                },
                 Err(WalkError::Corrupt(reason)) => return Ok(WalkEnd::Corrupt(reason)),
                 Err(WalkError::Io(error)) => return Err(StorageError::io("read", &self.path, error)),
             }

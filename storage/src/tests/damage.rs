@@ -272,6 +272,28 @@ fn whatever_bits_flip_in_whatever_file_answers_are_right_or_errors() {
     }
 }
 
+/// The base offset is not covered by the checksum; an index is built of what it says.
+#[test]
+fn a_batch_whose_offset_lies_before_or_far_behind_its_segment_ends_the_walk_and_not_the_process() {
+    let (disk, dir, log) = filled();
+    drop((dir, log));
+    let middle = 6 * 161; // Here the index has an entry.
+    // The lowest bytes take it below the one before, and below the segment; the upper ones beyond what a segment spans.
+    for byte in 0..8 {
+        for base in [0, 37] {
+            let left = disk.after_crash(Crash::Kill, byte);
+            left.flip_bit(&file(base), middle + byte, 5).expect("flip");
+            let _index = left.remove_file(&file(base).with_extension("ottla-index"));
+            let (_dir, log, _) = open(&left, OPTIONS);
+            let found = read(&log, Offset(base + 5), Offset(100), 161, true).expect("the one before");
+            assert_eq!(found, single(base + 5, base + 5, 100), "byte {byte}");
+            let _answer = read(&log, Offset(base + 36), Offset(100), 161, true);
+            let _found = log.view().find_by_timestamp(base + 36);
+            log.segments.iter().for_each(|segment| segment.save_index());
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn any_bytes_are_an_index_a_journal_and_a_header_or_not(mut bytes in prop::collection::vec(any::<u8>(), 0..400)) {
