@@ -19,7 +19,9 @@ fn variable(name: &str, usual: u64) -> u64 {
 
 /// Damaged correlation ids ask for something too; not for an answer that is given up, which takes those before it along.
 fn dispatch_any(cx: &mut RequestContext<'_>, reader: &mut Reader) -> Result<Answer, DecodeError> {
-    if !(0..LARGE + 1_000).contains(&cx.correlation_id) || cx.correlation_id / 1_000 * 1_000 == DROP {
+    let id = cx.correlation_id;
+    let is_owed = OWED.with_borrow(|owed| owed.contains_key(&id));
+    if is_owed || !(0..LARGE + 1_000).contains(&id) || id / 1_000 * 1_000 == DROP {
         return Ok(Answer::Now(Output::from(Bytes::from_static(b"now"))));
     }
     dispatch(cx, reader)
