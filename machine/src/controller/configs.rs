@@ -1,6 +1,7 @@
 //! Dynamic configurations: what was set for a topic, a broker, all brokers or a group.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use ottla_protocol::error::ErrorCode;
 
@@ -10,6 +11,34 @@ use super::image::{ConfigKind, ConfigResource, Image, PartitionState};
 use super::leadership::{Fitness, change_partitions};
 use super::record::Record;
 use super::topics::check_name;
+
+/// `min.insync.replicas`: the only setting that controller and leaders must see alike.
+const MINIMUM: &str = "min.insync.replicas";
+
+/// What the founder's file says of `min.insync.replicas` becomes the cluster's: were it lower at a leader than at the controller, the
+/// watermark would move past replicas that the controller takes for eligible (KIP-966; Kafka writes the same record).
+pub(super) fn common_minimum(rules: &dyn ConfigRules, image: &Image) -> Record {
+    let minimum = rules.min_insync_replicas(image, "");
+    Record::Config {
+        resource: ConfigResource::broker(None),
+        key: MINIMUM.into(),
+        value: Some(minimum.to_string().into()),
+    }
+}
+
+/// One broker may not have a minimum of its own, and the cluster may not be without one.
+fn check_minimum(resource: &ConfigResource, values: &BTreeMap<&str, Option<String>>) -> Result<(), Failure> {
+    let message = match values.get(MINIMUM).filter(|_| resource.kind == ConfigKind::Broker) {
+        Some(Some(_)) if !resource.name.is_empty() => {
+            "Broker-level min.insync.replicas cannot be set: it must be one for all brokers. Set the default of all brokers."
+        }
+        Some(None) if resource.name.is_empty() => {
+            "The min.insync.replicas of all brokers cannot be removed; set it to another value."
+        }
+        _ => return Ok(()),
+    };
+    Err(Failure::new(ErrorCode::InvalidConfig, message))
+}
 
 pub(super) fn alter(
     image: &Image,
@@ -49,7 +78,7 @@ pub(super) fn alter(
 fn consequences(image: &Image, rules: &dyn ConfigRules, records: &[Record]) -> Vec<Record> {
     let concerns_leaders = |record: &Record| {
         matches!(record, Record::Config { key, .. }
-            if matches!(&**key, "min.insync.replicas" | "unclean.leader.election.enable"))
+            if matches!(&**key, MINIMUM | "unclean.leader.election.enable"))
     };
     if !records.iter().any(concerns_leaders) {
         return Vec::new();
@@ -79,7 +108,8 @@ fn alter_one(
     let mut values: BTreeMap<&str, Option<String>> = BTreeMap::new();
     if change.replace {
         let set = image.configs.get(resource).into_iter().flat_map(|set| set.keys());
-        values.extend(set.map(|key| (&**key, None)));
+        let has_default = |key: &&Arc<str>| *resource != ConfigResource::broker(None) || &***key != MINIMUM;
+        values.extend(set.filter(has_default).map(|key| (&**key, None)));
     }
     for (key, op) in &change.ops {
         let value = match op {
@@ -101,6 +131,7 @@ fn alter_one(
         }
         values.insert(key, value);
     }
+    check_minimum(resource, &values)?;
     check_together(image, rules, resource, &values)?;
     let changed = values
         .into_iter()

@@ -37,6 +37,7 @@ pub fn decide(env: &mut Env<'_>, rules: &dyn ConfigRules, command: &Command) -> 
                     .iter()
                     .map(|(name, level)| Record::Feature { name: Arc::clone(name), level: *level }),
             );
+            records.push(configs::common_minimum(rules, image));
             Decision { records, answer: Answer::Done }
         }
         Command::RegisterBroker(registration) => brokers::register(image, rules, registration),

@@ -51,7 +51,7 @@ fn alter_one(
     check_members(image, state, wanted)?;
     // In the order of the replicas: the same members are the same set.
     let is_wanted = |id: &NodeId| wanted.isr.iter().any(|(member, _)| member == id);
-    if state.isr.len() == wanted.isr.len() && state.isr.iter().all(is_wanted) && !leaves(image, broker) {
+    if state.isr.len() == wanted.isr.len() && state.isr.iter().all(is_wanted) {
         return Ok(state.clone());
     }
     let mut change = Change::of(state, TopicRules::of(rules, image, &topic.name));
@@ -126,8 +126,4 @@ fn check_member(
         }
         Some(_) => Ok(()),
     }
-}
-
-fn leaves(image: &Image, id: NodeId) -> bool {
-    image.broker(id).is_some_and(|broker| broker.shutting_down)
 }

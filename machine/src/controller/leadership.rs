@@ -214,9 +214,9 @@ impl<'a> Change<'a> {
     }
 
     /// Who left the in-sync set and still holds every committed record, because the watermark stands while that set is below its
-    /// minimum. The minimum is never above the number of replicas.
+    /// minimum.
     fn eligible(&self) -> Nodes {
-        if self.isr.len() >= self.min_insync.min(self.replicas.len()) {
+        if self.isr.len() >= self.min_insync {
             return Nodes::new();
         }
         let held = |id: &NodeId| self.before.elr.contains(id) || self.before.isr.contains(id);

@@ -32,7 +32,9 @@ impl ConfigRules for Plain {
         1
     }
     fn min_insync_replicas(&self, image: &Image, topic: &str) -> usize {
-        image.topic_config(topic, "min.insync.replicas").and_then(|value| value.parse().ok()).unwrap_or(1)
+        let of_all = image.config(&ConfigResource::broker(None), "min.insync.replicas");
+        let value = image.topic_config(topic, "min.insync.replicas").or(of_all);
+        value.and_then(|value| value.parse().ok()).unwrap_or(1)
     }
     fn unclean_election(&self, image: &Image, topic: &str) -> bool {
         image.topic_config(topic, "unclean.leader.election.enable").is_some_and(|value| &**value == "true")

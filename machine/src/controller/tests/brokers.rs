@@ -206,6 +206,35 @@ fn a_lower_minimum_ends_eligibility_and_a_higher_one_gives_none() {
 }
 
 #[test]
+fn the_minimum_is_one_for_all_brokers() {
+    let mut world = World::of_cluster(2);
+    world.topic("t", &[1, 2], &[]);
+    let of_all = ConfigResource::broker(None);
+    let value = |world: &World| world.image.config(&of_all, "min.insync.replicas").map(ToString::to_string);
+    assert_eq!(value(&world).as_deref(), Some("1"), "the founder's");
+    let alter = |world: &mut World, id: Option<i32>, ops: &[ConfigOp], replace| {
+        let ops = ops.iter().map(|op| ("min.insync.replicas".to_owned(), op.clone())).collect();
+        let resource = Ok(ConfigResource::broker(id.map(NodeId)));
+        let change = ConfigChange { resource, ops, replace };
+        match world.run(&Command::AlterConfigs { changes: vec![change], validate_only: false }) {
+            Answer::Configs(mut answers) => answers.remove(0).map_err(|failure| failure.code),
+            other => panic!("{other:?}"),
+        }
+    };
+    let two = ConfigOp::Set(Some("2".into()));
+    assert_eq!(alter(&mut world, Some(1), std::slice::from_ref(&two), false), Err(ErrorCode::InvalidConfig));
+    assert_eq!(alter(&mut world, None, &[ConfigOp::Delete], false), Err(ErrorCode::InvalidConfig));
+    assert_eq!(alter(&mut world, None, &[two], false), Ok(()));
+    assert_eq!(alter(&mut world, None, &[], true), Ok(()));
+    assert_eq!(value(&world).as_deref(), Some("2"));
+    assert_eq!(world.alter_isr("t", &[1]), Ok(()));
+    assert_eq!(world.shown("t"), "12 isr 1 elr 2 leader 1");
+    let one = ConfigOp::Set(Some("1".into()));
+    assert_eq!(alter(&mut world, None, &[one], false), Ok(()));
+    assert_eq!(world.shown("t"), "12 isr 1 leader 1");
+}
+
+#[test]
 fn new_partitions_begin_in_sync_on_active_brokers_only() {
     let mut world = World::of_cluster(3);
     world.fence(1);
@@ -245,6 +274,8 @@ fn features_move_within_their_levels_all_or_none() {
         }
     }
     let before = world.image.clone();
-    world.run(&Command::UpdateFeatures { changes: vec![(name(), 30, 1)], validate_only: true });
-    assert_eq!(world.image, before);
+    for (level, validate_only) in [(30, true), (29, false)] {
+        world.run(&Command::UpdateFeatures { changes: vec![(name(), level, 1)], validate_only });
+        assert_eq!(world.image, before);
+    }
 }

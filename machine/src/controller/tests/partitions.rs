@@ -115,7 +115,7 @@ fn a_partition_follows_the_fitness_of_its_brokers() {
         ("123 elr 13 last 1", "2", "2", false, "=", false),
         // An eligible leader that is enough alone: the watermark goes on, and the others are eligible no more.
         ("123 elr 13 last 1", "3", "1", false, "123 isr 3 leader 3", true),
-        // The minimum is never above the number of replicas.
+        // A minimum that cannot be reached.
         ("12 isr 12 leader 1", "12", "9", false, "=", false),
         ("1 isr 1 leader 1", "", "9", false, "1 elr 1 last 1", true),
         // The sole member of an in-sync set comes back.
@@ -129,6 +129,7 @@ fn a_partition_follows_the_fitness_of_its_brokers() {
         ("123 last 1", "23", "1", false, "=", false),
         ("123 last 1", "123", "1", false, "123 isr 1 leader 1", true),
         ("123 last 3", "123", "1", true, "123 isr 3 leader 3", true),
+        ("123 elr 2 last 1", "13", "1", false, "=", false),
         // In shutdown: others take what they can, the rest stays.
         ("123 isr 123 leader 1", "23/1", "2", false, "123 isr 23 leader 2", true),
         ("123 isr 12 leader 1", "1/2", "2", false, "123 isr 1 elr 2 leader 1", false),
@@ -158,6 +159,8 @@ fn lost_copies_are_eligible_for_nothing_but_the_last_resort() {
         ("123 last 1", "2", 1, true, "123"),
         // The only replica there is: better empty than never again.
         ("1 isr 1 leader 1", "1", 1, true, "1 isr 1 leader 1"),
+        // Registered unfenced: active, and out all the same.
+        ("12 isr 12 leader 1", "12", 1, false, "12 isr 2 leader 2"),
     ];
     for (before, fit, id, is_empty, expected) in cases {
         let (shown, after) = decided(before, fit, "2", false, |change| {
@@ -172,20 +175,24 @@ fn lost_copies_are_eligible_for_nothing_but_the_last_resort() {
 #[test]
 fn a_reassignment_ends_when_its_target_is_in_sync() {
     let cases = [
-        // Before, the in-sync set that is wanted, fit, after.
-        ("4123 + 4 - 1 isr 123 leader 1", "1234", "1234", "423 isr 423 leader 4"),
-        ("4123 + 4 - 1 isr 123 leader 2", "1234", "1234", "423 isr 423 leader 2"),
-        ("4123 + 4 - 1 isr 123 leader 1", "12", "1234", "4123 + 4 - 1 isr 12 leader 1"),
-        ("123 - 3 isr 12 leader 1", "12", "123", "12 isr 12 leader 1"),
-        ("1234 + 4 isr 123 leader 1", "1234", "1234", "1234 isr 1234 leader 1"),
+        // Before, the in-sync set that is wanted, fit, after, whether the leader epoch rises: also where only a replica leaves.
+        ("4123 + 4 - 1 isr 123 leader 1", "1234", "1234", "423 isr 423 leader 4", true),
+        ("4123 + 4 - 1 isr 123 leader 2", "1234", "1234", "423 isr 423 leader 2", true),
+        ("4123 + 4 - 1 isr 123 leader 1", "12", "1234", "4123 + 4 - 1 isr 12 leader 1", false),
+        ("123 - 3 isr 12 leader 1", "12", "123", "12 isr 12 leader 1", true),
+        ("1234 + 4 isr 123 leader 1", "1234", "1234", "1234 isr 1234 leader 1", false),
+        // An election from outside the in-sync set brings the target's last one in.
+        ("12 - 2 elr 1 last 1", "", "1", "1 isr 1 leader 1", true),
     ];
-    for (before, isr, fit, expected) in cases {
+    for (before, isr, fit, expected, raises) in cases {
         let replicas = parse(before).replicas;
         let wanted = nodes(isr);
-        let (shown, _) = decided(before, fit, "1", false, |change| {
+        let (shown, after) = decided(before, fit, "1", false, |change| {
             change.isr = replicas.iter().copied().filter(|id| wanted.contains(id)).collect();
         });
         assert_eq!(shown, expected, "{before}, in sync {isr}");
+        let epoch = after.expect("it changes").leader_epoch;
+        assert_eq!(epoch.0 - 5, i32::from(raises), "{before} -> {shown}");
     }
 }
 

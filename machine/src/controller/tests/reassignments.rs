@@ -61,6 +61,11 @@ fn a_reassignment_is_taken_back_unless_only_its_new_replicas_hold_the_records() 
     let before = world.image.clone();
     assert_eq!(reassign(&mut world, None, false), Err(ErrorCode::InvalidReplicaAssignment));
     assert_eq!(world.image, before);
+    // Nor where nobody leads: what is committed is on the new one.
+    world.fence(3);
+    assert_eq!(world.shown("t"), "3412 + 34 - 12 elr 3 last 3");
+    assert_eq!(reassign(&mut world, None, false), Err(ErrorCode::InvalidReplicaAssignment));
+    world.unfence(3);
     world.alter("t", "unclean.leader.election.enable", ConfigOp::Set(Some("true".into()))).expect("allowed");
     assert_eq!(reassign(&mut world, None, false), Ok(()));
     assert_eq!(world.shown("t"), "12 isr 2 leader 2");
