@@ -174,7 +174,8 @@ impl Running {
             id,
             &log_dir,
             &endpoints,
-            cluster_id.unwrap_or_else(|| Uuid::from_random(entropy.next_bytes())),
+            cluster_id,
+            Uuid::from_random(entropy.next_bytes()),
         )?;
 
         if !matches!(log_dir.last_stop(), LastStop::Clean(_) | LastStop::Fresh) {
@@ -271,15 +272,17 @@ fn start_metadata_log(log_dir: &LogDir, controller: &Arc<Controller>) -> Result<
     Ok(MetadataLog::start(options, controller.state_machine())?)
 }
 
-/// Founds the cluster if this is its first start, and makes this process known.
+/// Founds the cluster if this is its first start, under the id that was asked for or else `drawn`, and makes this process known.
 fn register(
     controller: &Arc<Controller>,
     config: &Config,
     id: NodeId,
     log_dir: &LogDir,
     endpoints: &Endpoints,
-    cluster_id: Uuid,
+    asked_for: Option<Uuid>,
+    drawn: Uuid,
 ) -> Result<(), StartError> {
+    let cluster_id = asked_for.unwrap_or(drawn);
     let features = vec![("metadata.version".into(), api_versions::METADATA_VERSION)];
     // Both join one entry: the first has no answer of its own to wait for.
     controller.submit(Command::FoundCluster { cluster_id, features }, |_| {});
@@ -288,7 +291,8 @@ fn register(
         directory: log_dir.directory_id(),
         endpoints: endpoints.to_register(),
         rack: config.text("broker.rack").map(Into::into),
-        cluster_id,
+        // A node that was told no id belongs to the cluster that its own metadata log founded: what was drawn just now is nobody's.
+        cluster_id: asked_for.unwrap_or(Uuid::ZERO),
         previous_epoch: BrokerEpoch(-1),
         // A lone node's logs are all there is: nobody else could lead in its place.
         proof: LogProof::Complete,

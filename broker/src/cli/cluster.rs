@@ -312,7 +312,9 @@ fn is_alive(pid: u32) -> bool {
     let exists = pid_of(pid).is_some_and(|pid| test_kill_process(pid).is_ok());
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let zombie = stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'));
-    exists && !zombie
+    // The first thread of a killed process can be a zombie while others still end and hold its files.
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    exists && !(zombie && threads <= 1)
 }
 
 fn send(pid: u32, signal: Signal) {
