@@ -24,6 +24,8 @@ use crate::entropy::Entropy;
 
 /// How long a proposal may take before its outcome counts as unknown.
 const PROPOSAL_LIMIT: Duration = Duration::from_secs(30);
+/// A command that no decision was made on after one to two of these is told so: there is no leader, or an outcome stays unknown.
+const WAIT_LIMIT: Duration = Duration::from_secs(15);
 /// Commands that may wait; more are told to try again.
 const WAITING_MAX: usize = 10_000;
 
@@ -46,6 +48,8 @@ impl fmt::Debug for Published {
 struct Waiting {
     command: Command,
     reply: Reply,
+    /// The sweep before which it came.
+    sweep: u64,
 }
 
 #[derive(Default)]
@@ -54,6 +58,11 @@ struct State {
     in_flight: bool,
     /// The term that has begun here.
     term: Option<u64>,
+    /// Sweeps of what waited too long; one is on its way while something waits.
+    sweep: u64,
+    sweeping: bool,
+    /// Why nothing is decided any more.
+    stopped: Option<Failure>,
 }
 
 /// Where commands go.
@@ -112,21 +121,71 @@ impl Controller {
 
     /// Hands over the log once it has been started.
     pub fn attach(self: &Arc<Self>, log: MetadataLog) {
+        let controller = Arc::clone(self);
+        log.when_stopped(move |reason| {
+            tracing::error!("{reason}: metadata stays as it is until this node is restarted");
+            controller.stop_deciding(Failure::new(ErrorCode::KafkaStorageError, reason));
+        });
         assert!(self.log.set(log).is_ok(), "the log is attached once");
         self.decide_next();
+        self.sweep_later();
     }
 
     /// Asks for a decision. `reply` is called once: when it is committed and applied here, or when there is none.
     pub fn submit(self: &Arc<Self>, command: Command, reply: impl FnOnce(Answer) + Send + 'static) {
         let mut state = self.state();
-        if state.waiting.len() >= WAITING_MAX {
+        let refused = match &state.stopped {
+            Some(failure) => Some(failure.clone()),
+            None if state.waiting.len() >= WAITING_MAX => Some(ErrorCode::RequestTimedOut.into()),
+            None => None,
+        };
+        if let Some(failure) = refused {
             drop(state);
-            reply(Answer::Failed(ErrorCode::RequestTimedOut.into()));
+            reply(Answer::Failed(failure));
             return;
         }
-        state.waiting.push_back(Waiting { command, reply: Box::new(reply) });
+        let sweep = state.sweep;
+        state.waiting.push_back(Waiting { command, reply: Box::new(reply), sweep });
         drop(state);
         self.decide_next();
+        self.sweep_later();
+    }
+
+    /// Sees to it that whatever waits now is looked at again, decided on or not.
+    fn sweep_later(self: &Arc<Self>) {
+        let Some(log) = self.log.get() else { return };
+        let mut state = self.state();
+        if state.sweeping || state.waiting.is_empty() {
+            return;
+        }
+        state.sweeping = true;
+        drop(state);
+        let controller = Arc::clone(self);
+        log.after(WAIT_LIMIT, move || controller.sweep());
+    }
+
+    fn sweep(self: &Arc<Self>) {
+        let late: Vec<Waiting> = {
+            let mut state = self.state();
+            state.sweeping = false;
+            let before = state.sweep;
+            state.sweep += 1;
+            let count = state.waiting.iter().take_while(|waiting| waiting.sweep < before).count();
+            state.waiting.drain(..count).collect()
+        };
+        let failure = Failure::new(ErrorCode::RequestTimedOut, "no controller decided in time");
+        late.into_iter().for_each(|waiting| (waiting.reply)(Answer::Failed(failure.clone())));
+        self.sweep_later();
+    }
+
+    /// From here on nothing is decided; what waits is told why.
+    fn stop_deciding(&self, failure: Failure) {
+        let waiting = {
+            let mut state = self.state();
+            state.stopped.get_or_insert_with(|| failure.clone());
+            std::mem::take(&mut state.waiting)
+        };
+        waiting.into_iter().for_each(|waiting| (waiting.reply)(Answer::Failed(failure.clone())));
     }
 
     /// Asks and waits for the answer. Not for workers.
@@ -141,6 +200,7 @@ impl Controller {
 
     /// Ends the metadata log's thread; from here on nothing is decided any more.
     pub fn stop(&self) {
+        self.stop_deciding(Failure::new(ErrorCode::NotController, "this node is stopping"));
         if let Some(log) = self.log.get() {
             log.stop();
         }
@@ -158,18 +218,19 @@ impl Controller {
     /// Decides everything that waits, on the image as it will be after each, and proposes it as one entry.
     fn decide_next(self: &Arc<Self>) {
         let Some(log) = self.log.get() else { return };
-        let taken = {
+        let (taken, term) = {
             let mut state = self.state();
-            if state.in_flight || state.term.is_none() || state.waiting.is_empty() {
+            let Some(term) = state.term else { return };
+            if state.in_flight || state.waiting.is_empty() {
                 return;
             }
             state.in_flight = true;
-            std::mem::take(&mut state.waiting)
+            (std::mem::take(&mut state.waiting), term)
         };
         let base = self.published.image.load_full();
         let mut image = Image::clone(&base);
         let (mut records, mut answers) = (Vec::<Record>::new(), Vec::new());
-        for Waiting { command, reply } in taken {
+        for Waiting { command, reply, .. } in taken {
             let mut random = || self.entropy.next_u64();
             let mut env = Env {
                 now_ms: self.clock.now_ms(),
@@ -191,15 +252,18 @@ impl Controller {
             self.decide_next();
             return;
         }
-        let controller = Arc::clone(self);
         let expected = base.version + 1;
-        log.propose(encode_entry(base.version, &records), PROPOSAL_LIMIT, move |outcome| {
-            controller.on_outcome(outcome.map(|_| ()), expected, answers);
-        });
+        let (on_outcome, on_settled) = (Arc::clone(self), Arc::clone(self));
+        log.propose(
+            encode_entry(base.version, &records),
+            PROPOSAL_LIMIT,
+            move |outcome| on_outcome.on_outcome(outcome.map(|_| ()), expected, answers),
+            move || on_settled.on_settled(term),
+        );
     }
 
     fn on_outcome(
-        self: &Arc<Self>,
+        &self,
         outcome: Result<(), ProposeError>,
         expected_version: u64,
         answers: Vec<(Reply, Answer)>,
@@ -210,21 +274,34 @@ impl Controller {
             Err(error @ ProposeError::NotLeader(_)) => {
                 Some(Failure::new(ErrorCode::NotController, error.to_string()))
             }
-            Err(error) => Some(Failure::new(ErrorCode::RequestTimedOut, error.to_string())),
-        };
-        {
-            let mut state = self.state();
-            state.in_flight = false;
-            if failure.is_some() {
-                // Whatever happened to the entry, a new term settles it.
-                state.term = None;
+            Err(error @ (ProposeError::Full(_) | ProposeError::Stopped(_))) => {
+                Some(Failure::new(ErrorCode::KafkaStorageError, error.to_string()))
             }
-        }
+            Err(error @ (ProposeError::TooLarge(_) | ProposeError::MembersStay(_))) => {
+                Some(Failure::new(ErrorCode::InvalidRequest, error.to_string()))
+            }
+            Err(error @ ProposeError::OutcomeUnknown) => {
+                Some(Failure::new(ErrorCode::RequestTimedOut, error.to_string()))
+            }
+        };
         for (reply, answer) in answers {
             reply(match &failure {
                 None => answer,
                 Some(failure) => Answer::Failed(failure.clone()),
             });
+        }
+    }
+
+    /// The fate of the proposal is known: it was applied here, or will never be by this leader.
+    fn on_settled(self: &Arc<Self>, proposed_in: u64) {
+        let leads = self.log.get().is_some_and(|log| log.leads(proposed_in));
+        {
+            let mut state = self.state();
+            state.in_flight = false;
+            // The next term may have begun already, and then counts.
+            if state.term == Some(proposed_in) && !leads {
+                state.term = None;
+            }
         }
         self.decide_next();
     }
@@ -265,3 +342,6 @@ impl StateMachine for Machine {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,6 +13,7 @@ use ottla_storage::{Disk, StorageError};
 use serde::{Deserialize, Serialize};
 
 use crate::StateMachine;
+use crate::log_store::once_there_is_room;
 use crate::types::{Done, LogId, Membership, SnapshotMeta, TypeConfig};
 
 const SNAPSHOT: Checkpoint = Checkpoint { kind: "metadata-snapshot", version: 1 };
@@ -92,10 +93,12 @@ impl State {
         Ok(Snapshot { meta: self.meta(), snapshot: bytes })
     }
 
-    fn install(&mut self, bytes: &[u8]) -> Result<(), String> {
-        let (position, content) = split(bytes)?;
-        self.machine.restore(position.applied.map_or(0, |id| id.index), content)?;
-        SNAPSHOT.write(&*self.disk, &self.path, bytes).map_err(|error| error.to_string())?;
+    fn install(&mut self, bytes: &[u8]) -> Result<(), StorageError> {
+        let damaged = |reason| StorageError::DamagedFile { path: self.path.clone(), reason };
+        let (position, content) = split(bytes).map_err(damaged)?;
+        // First the state machine: a snapshot that it cannot read must not replace one that it can.
+        self.machine.restore(position.applied.map_or(0, |id| id.index), content).map_err(damaged)?;
+        SNAPSHOT.write(&*self.disk, &self.path, bytes)?;
         self.position = position;
         Ok(())
     }
@@ -105,7 +108,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Applier {
     type SnapshotData = Vec<u8>;
 
     async fn build_snapshot(&mut self) -> Result<SnapshotOf<TypeConfig, Vec<u8>>, io::Error> {
-        self.state().build().map_err(io::Error::other)
+        once_there_is_room("a snapshot of the metadata", || self.state().build()).await
     }
 }
 
@@ -153,7 +156,7 @@ impl RaftStateMachine<TypeConfig> for Applier {
         _meta: &SnapshotMetaOf<TypeConfig>,
         snapshot: Vec<u8>,
     ) -> Result<(), io::Error> {
-        self.state().install(&snapshot).map_err(io::Error::other)
+        once_there_is_room("a snapshot of the metadata", || self.state().install(&snapshot)).await
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf<TypeConfig, Vec<u8>>>, io::Error> {

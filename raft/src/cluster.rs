@@ -220,6 +220,6 @@ pub(crate) async fn propose(
     timeout: Duration,
 ) -> Result<Proposed, ProposeError> {
     let (to, from) = oneshot::channel();
-    log.propose(entry.into(), timeout, move |outcome| to.send(outcome).expect("awaited"));
+    log.propose(entry.into(), timeout, move |outcome| to.send(outcome).expect("awaited"), || {});
     from.await.expect("answered")
 }

@@ -149,10 +149,16 @@ async fn what_a_leader_without_a_quorum_proposes_has_an_unknown_outcome() {
     cluster.commit_all("first", 5, &mut expected).await;
     let leader = cluster.leader().await;
     cluster.wires.cut(leader);
-    let outcome = propose(cluster.log(leader), "lost", Duration::from_secs(3)).await;
-    assert_eq!(outcome, Err(ProposeError::OutcomeUnknown));
+    let (to, mut from) = tokio::sync::mpsc::unbounded_channel();
+    let settled = to.clone();
+    let answer = move |outcome| to.send(Some(outcome)).expect("awaited");
+    let settled = move || settled.send(None).expect("awaited");
+    cluster.log(leader).propose(b"lost".to_vec(), Duration::from_secs(3), answer, settled);
+    assert_eq!(from.recv().await, Some(Some(Err(ProposeError::OutcomeUnknown))));
     cluster.commit_all("others", 5, &mut expected).await;
+    assert!(from.is_empty(), "who hears nobody knows nothing");
     cluster.wires.mend();
+    assert_eq!(from.recv().await, Some(None), "settled, now that others lead");
     cluster.all_are_told(&expected).await;
     let follower = cluster.leader().await % 3 + 1;
     let refused = propose(cluster.log(follower), "no", LONG).await;

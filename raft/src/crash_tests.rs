@@ -364,7 +364,7 @@ fn commits(log: &MetadataLog, entry: &str) -> bool {
     loop {
         assert!(begun.elapsed() < LONG, "no leader: {:?}", log.status());
         let (to, from) = mpsc::channel();
-        log.propose(entry.into(), LONG, move |outcome| to.send(outcome).expect("awaited"));
+        log.propose(entry.into(), LONG, move |outcome| to.send(outcome).expect("awaited"), || {});
         match from.recv().expect("answered") {
             Ok(_) => return true,
             Err(ProposeError::NotLeader(_)) => std::thread::yield_now(),

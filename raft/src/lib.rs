@@ -30,8 +30,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use openraft::Raft;
+use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, RaftError as OpenRaftError};
 use openraft::raft::ClientWriteResponse;
+use ottla_storage::StorageError;
 
 pub use crate::members::{MemberChange, Status};
 pub use crate::message::{MESSAGE_BYTES_MAX, MessageError};
@@ -41,6 +43,7 @@ pub use crate::start::{Peers, RaftError, RaftOptions};
 
 use crate::apply::Applier;
 use crate::entry::PROPOSAL_BYTES_MAX;
+use crate::log_store::LogStore;
 use crate::server::Incoming;
 use crate::start::Opened;
 use crate::types::{Proposal, TypeConfig};
@@ -72,6 +75,9 @@ pub enum ProposeError {
     /// Nothing was appended: another node leads, or nobody that is known.
     #[error("this node does not lead the metadata log")]
     NotLeader(Option<u64>),
+    /// Nothing was appended: the disk has no room. A later proposal may find some.
+    #[error("{0}")]
+    Full(String),
     /// Nothing was appended, nor will such an entry ever be.
     #[error("an entry of {0} bytes is larger than the metadata log takes")]
     TooLarge(usize),
@@ -90,6 +96,7 @@ pub enum ProposeError {
 pub struct MetadataLog {
     voter: u64,
     raft: Raft<TypeConfig, Applier>,
+    store: LogStore,
     handle: tokio::runtime::Handle,
     incoming: Incoming,
     /// `None` once it was stopped.
@@ -116,7 +123,7 @@ impl MetadataLog {
     /// Files that cannot be read, or are of a newer format.
     pub fn start(options: RaftOptions, machine: Box<dyn StateMachine>) -> Result<Self, RaftError> {
         let opened = Opened::open(options, machine)?;
-        let voter = opened.voter;
+        let (voter, store) = (opened.voter, opened.store.clone());
         let (ready_to, ready) = std::sync::mpsc::sync_channel(1);
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let thread = std::thread::Builder::new()
@@ -144,7 +151,7 @@ impl MetadataLog {
         let ended = |_| RaftError::Raft("its thread ended".into());
         let (raft, handle) = ready.recv().map_err(ended)??;
         let running = Mutex::new(Some(Running::Thread(stop, thread)));
-        Ok(Self { voter, raft, handle, incoming: Incoming::default(), running })
+        Ok(Self { voter, raft, store, handle, incoming: Incoming::default(), running })
     }
 
     /// As [`Self::start`], but on the runtime of the caller: so that a whole cluster runs on one thread, under one clock.
@@ -153,12 +160,13 @@ impl MetadataLog {
     /// As those of [`Self::start`].
     pub async fn start_here(options: RaftOptions, machine: Box<dyn StateMachine>) -> Result<Self, RaftError> {
         let opened = Opened::open(options, machine)?;
-        let voter = opened.voter;
+        let (voter, store) = (opened.voter, opened.store.clone());
         let raft = opened.run().await?;
         let handle = tokio::runtime::Handle::current();
         Ok(Self {
             voter,
             raft,
+            store,
             handle,
             incoming: Incoming::default(),
             running: Mutex::new(Some(Running::Here)),
@@ -166,20 +174,53 @@ impl MetadataLog {
     }
 
     /// Appends an entry; `answer` is called once, on the log's thread, after the entry was applied here, or when that is not known
-    /// within `timeout`.
+    /// within `timeout`. `settled` is called once after it, as soon as no news of the entry can come any more: at once, or for an
+    /// unknown outcome whenever the entry was applied after all, or given up.
     pub fn propose(
         &self,
         entry: Vec<u8>,
         timeout: Duration,
         answer: impl FnOnce(Result<Proposed, ProposeError>) + Send + 'static,
+        settled: impl FnOnce() + Send + 'static,
     ) {
-        let raft = self.raft.clone();
+        let (raft, store) = (self.raft.clone(), self.store.clone());
         self.handle.spawn(async move {
-            let outcome = match entry.len() {
-                len if len > PROPOSAL_BYTES_MAX => Err(ProposeError::TooLarge(len)),
-                _ => outcome_within(timeout, raft.client_write(Proposal(entry))).await,
-            };
-            answer(outcome);
+            match store.reserve(entry.len()) {
+                _ if entry.len() > PROPOSAL_BYTES_MAX => answer(Err(ProposeError::TooLarge(entry.len()))),
+                // openraft takes a full disk for the end of the log, so it is noticed before openraft hears of the entry.
+                Err(error @ StorageError::Full { .. }) => answer(Err(ProposeError::Full(error.to_string()))),
+                // Any other failure openraft finds for itself.
+                _ => {
+                    let mut write = std::pin::pin!(raft.client_write(Proposal(entry)));
+                    match tokio::time::timeout(timeout, &mut write).await {
+                        Ok(outcome) => answer(outcome_of(outcome)),
+                        Err(_) => {
+                            answer(Err(ProposeError::OutcomeUnknown));
+                            let late = outcome_of(write.await);
+                            tracing::warn!(
+                                "a proposal that had no outcome within {timeout:?} has one now: {late:?}"
+                            );
+                        }
+                    }
+                }
+            }
+            settled();
+        });
+    }
+
+    /// Whether this node leads in that term, as far as it knows.
+    #[must_use]
+    pub fn leads(&self, term: u64) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.current_leader == Some(self.voter) && metrics.current_term == term
+    }
+
+    /// Calls `act` on the log's thread after a while, unless the log has stopped by then.
+    pub fn after(&self, delay: Duration, act: impl FnOnce() + Send + 'static) {
+        self.handle.spawn(async move {
+            tokio::time::sleep(delay).await;
+            act();
         });
     }
 
@@ -228,15 +269,21 @@ async fn outcome_within(
     timeout: Duration,
     write: impl Future<Output = Result<ClientWriteResponse<TypeConfig>, WriteError>>,
 ) -> Result<Proposed, ProposeError> {
-    match tokio::time::timeout(timeout, write).await {
-        Err(_) => Err(ProposeError::OutcomeUnknown),
-        Ok(Ok(written)) => Ok(Proposed { index: written.log_id.index }),
-        Ok(Err(OpenRaftError::APIError(error))) => Err(match error {
-            ClientWriteError::ForwardToLeader(to) => ProposeError::NotLeader(to.leader_id),
-            ClientWriteError::ChangeMembershipError(error) => ProposeError::MembersStay(error.to_string()),
-            // Another leader's log took its place here; still, one that has it may lead next.
-            _ => ProposeError::OutcomeUnknown,
-        }),
-        Ok(Err(OpenRaftError::Fatal(error))) => Err(ProposeError::Stopped(error.to_string())),
-    }
+    tokio::time::timeout(timeout, write).await.map_or(Err(ProposeError::OutcomeUnknown), outcome_of)
+}
+
+fn outcome_of(
+    outcome: Result<ClientWriteResponse<TypeConfig>, WriteError>,
+) -> Result<Proposed, ProposeError> {
+    outcome.map(|written| Proposed { index: written.log_id.index }).map_err(|error| match error {
+        OpenRaftError::APIError(ClientWriteError::ForwardToLeader(to)) => {
+            ProposeError::NotLeader(to.leader_id)
+        }
+        OpenRaftError::APIError(ClientWriteError::ChangeMembershipError(error)) => {
+            ProposeError::MembersStay(error.to_string())
+        }
+        // Another leader's log took its place here; still, one that has it may lead next.
+        OpenRaftError::APIError(_) => ProposeError::OutcomeUnknown,
+        OpenRaftError::Fatal(error) => ProposeError::Stopped(error.to_string()),
+    })
 }

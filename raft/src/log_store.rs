@@ -8,9 +8,11 @@ use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use openraft::entry::RaftEntry as _;
 use openraft::storage::{IOFlushed, RaftLogStorage};
+use openraft::type_config::TypeConfigExt as _;
 use openraft::type_config::alias::{LogIdOf, VoteOf};
 use openraft::{LogState, OptionalSend, RaftLogReader};
 use ottla_protocol::types::Offset;
@@ -25,6 +27,10 @@ const VOTE: Checkpoint = Checkpoint { kind: "raft-vote", version: 1 };
 const PURGED: Checkpoint = Checkpoint { kind: "raft-purged", version: 1 };
 /// Bytes of the log that are read at once when it is opened.
 const LOAD_BYTES: usize = 1 << 20;
+/// What is kept free behind each proposal: its own frame, and the blank and membership entries that openraft appends unasked.
+const SLACK_BYTES: usize = 16 << 10;
+/// How often a write that found the disk full is tried again.
+const FULL_RETRY: Duration = Duration::from_millis(500);
 
 /// The log, shared by openraft's core and its readers.
 #[derive(Clone)]
@@ -79,9 +85,38 @@ impl LogStore {
         state.entries.keys().next_back().copied().or(state.purged.map(|id| id.index))
     }
 
+    /// Makes sure that an entry of so many bytes finds room, and the entries of an election after it, too. Blocks.
+    ///
+    /// # Errors
+    /// [`StorageError::Full`] while it does not; anything else is for good.
+    pub(crate) fn reserve(&self, entry_bytes: usize) -> Result<(), StorageError> {
+        self.state().log.reserve((entry_bytes + SLACK_BYTES) as u64, entry::now_ms())
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // A panic under the lock aborts the process in production; in a test the state is whole between statements.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Tries until the disk has room. openraft takes every error of its storage for the end, and a full disk is none: the log goes on once
+/// space returns. What waits meanwhile times out, with its outcome unknown.
+pub(crate) async fn once_there_is_room<T>(
+    what: &str,
+    mut attempt: impl FnMut() -> Result<T, StorageError>,
+) -> Result<T, io::Error> {
+    let mut told = false;
+    loop {
+        match attempt() {
+            Err(error @ StorageError::Full { .. }) => {
+                if !told {
+                    tracing::error!("{what} waits for space: {error}");
+                    told = true;
+                }
+                TypeConfig::sleep(FULL_RETRY).await;
+            }
+            outcome => return outcome.map_err(io::Error::other),
+        }
     }
 }
 
@@ -126,9 +161,9 @@ impl State {
         StorageError::DamagedFile { path: self.log.dir().to_path_buf(), reason }
     }
 
-    fn append(&mut self, entries: Vec<Entry>) -> Result<(), StorageError> {
+    fn append(&mut self, entries: &[Entry]) -> Result<(), StorageError> {
         let mut bytes = Vec::new();
-        for entry in &entries {
+        for entry in entries {
             bytes.extend_from_slice(&entry::encode(entry)?);
         }
         if !bytes.is_empty() {
@@ -136,7 +171,7 @@ impl State {
             self.flush()?;
         }
         for entry in entries {
-            self.entries.insert(entry.index(), entry);
+            self.entries.insert(entry.index(), entry.clone());
         }
         Ok(())
     }
@@ -226,10 +261,13 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &VoteOf<TypeConfig>) -> Result<(), io::Error> {
-        let mut state = self.state();
-        state.write_json(&VOTE, "vote", vote).map_err(io::Error::other)?;
-        state.vote = Some(*vote);
-        Ok(())
+        once_there_is_room("a vote", || {
+            let mut state = self.state();
+            state.write_json(&VOTE, "vote", vote)?;
+            state.vote = Some(*vote);
+            Ok(())
+        })
+        .await
     }
 
     async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> Result<(), io::Error>
@@ -238,8 +276,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I::IntoIter: OptionalSend,
     {
         // Written and synced before it returns: this thread has nothing else to do, and order is kept without further thought.
-        let result = self.state().append(entries.into_iter().collect()).map_err(io::Error::other);
-        match result {
+        let entries: Vec<Entry> = entries.into_iter().collect();
+        match once_there_is_room("the metadata log", || self.state().append(&entries)).await {
             Ok(()) => {
                 callback.io_completed(Ok(()));
                 Ok(())
@@ -252,10 +290,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn truncate_after(&mut self, last: Option<LogIdOf<TypeConfig>>) -> Result<(), io::Error> {
-        self.state().truncate_after(last.map(|id| id.index)).map_err(io::Error::other)
+        let last = last.map(|id| id.index);
+        once_there_is_room("a truncation of the metadata log", || self.state().truncate_after(last)).await
     }
 
     async fn purge(&mut self, upto: LogIdOf<TypeConfig>) -> Result<(), io::Error> {
-        self.state().purge(upto).map_err(io::Error::other)
+        once_there_is_room("a purge of the metadata log", || self.state().purge(upto)).await
     }
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver as _;
+use openraft::errors::Fatal;
 use openraft::{ChangeMembers, Raft};
 
 use crate::apply::Applier;
@@ -79,6 +80,23 @@ impl MetadataLog {
                 if last.as_ref() != Some(&key(&status)) {
                     last = Some(key(&status));
                     told(status);
+                }
+                if metrics.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Calls `told` on the log's thread with the reason when the log stops by itself: it goes on only after another start.
+    pub fn when_stopped(&self, told: impl FnOnce(String) + Send + 'static) {
+        let mut metrics = self.raft.metrics();
+        self.handle.spawn(async move {
+            loop {
+                match metrics.borrow_watched().running_state.clone() {
+                    Ok(()) => {}
+                    Err(Fatal::Stopped) => return,
+                    Err(reason) => return told(reason.to_string()),
                 }
                 if metrics.changed().await.is_err() {
                     return;

@@ -79,7 +79,7 @@ pub(crate) struct Opened {
     founders: Option<BTreeMap<u64, Member>>,
     config: Arc<openraft::Config>,
     links: Links,
-    store: LogStore,
+    pub store: LogStore,
     applier: Applier,
 }
 

@@ -64,7 +64,7 @@ fn start(disk: &Arc<dyn Disk>, machine: Told, snapshot_every: u64) -> MetadataLo
 
 fn propose(log: &MetadataLog, entry: &str) -> Result<Proposed, ProposeError> {
     let (to, from) = mpsc::channel();
-    log.propose(entry.as_bytes().to_vec(), LONG, move |outcome| to.send(outcome).expect("awaited"));
+    log.propose(entry.as_bytes().to_vec(), LONG, move |outcome| to.send(outcome).expect("awaited"), || {});
     from.recv().expect("answered")
 }
 
@@ -129,6 +129,39 @@ fn a_restarted_leader_wins_a_new_term() {
     let running = start(&disk, Told::default(), 1000);
     propose_once_led(&running, "b");
     assert!(running.status().term > term);
+}
+
+#[test]
+fn a_full_disk_refuses_proposals_and_heals() {
+    let memory = MemoryDisk::new();
+    let disk: Arc<dyn Disk> = Arc::new(memory.clone());
+    let told = Told::default();
+    let running = start(&disk, told.clone(), 20);
+    propose_once_led(&running, "before");
+    memory.set_capacity(Some(memory.used()));
+    let mut expected = vec!["before".to_owned()];
+    let refused = (0..).find_map(|i| {
+        let entry = format!("{i} {}", "x".repeat(1000));
+        match propose(&running, &entry) {
+            Ok(_) => {
+                expected.push(entry);
+                None
+            }
+            Err(error) => Some(error),
+        }
+    });
+    assert!(matches!(refused, Some(ProposeError::Full(_))), "{refused:?}");
+    assert!(matches!(propose(&running, &"y".repeat(200_000)), Err(ProposeError::Full(_))));
+    memory.set_capacity(None);
+    propose(&running, "after").expect("there is room again");
+    expected.push("after".into());
+    assert_eq!(told.list(), expected);
+    running.stop();
+    let again = Told::default();
+    let running = start(&disk, again.clone(), 20);
+    propose_once_led(&running, "last");
+    expected.push("last".into());
+    assert_eq!(again.list(), expected);
 }
 
 /// A store on a disk of its own.

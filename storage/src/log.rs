@@ -233,6 +233,16 @@ impl Log {
         Ok(Appended { first: first.base, last: last.last, max_timestamp, len: batches.len(), rolled })
     }
 
+    /// Reserves blocks for `len` more bytes, so that the next appends up to so many do not find the disk full.
+    /// For callers that must know before they append.
+    pub fn reserve(&mut self, len: u64, now_ms: i64) -> Result<(), StorageError> {
+        self.check_failure()?;
+        self.make_room(len, now_ms, self.end)?;
+        let segment = Arc::clone(self.segments.last().expect("there is an active segment now"));
+        let opened = segment.open()?;
+        self.allocate(&opened, segment.size(), len)
+    }
+
     /// Sees to it that the last segment takes the next batches; says whether it is a new one.
     fn make_room(&mut self, len: u64, timestamp: i64, last: Offset) -> Result<bool, StorageError> {
         if let Some(active) = self.active() {
