@@ -13,16 +13,19 @@ use ottla_storage::memory::Crash;
 use ottla_storage::{Disk, LogDir, LogOptions, MemoryDisk};
 use tokio::sync::oneshot;
 
-use crate::crash_tests::Dice;
+use crate::dice::Dice;
 use crate::tests::{LONG, Told};
 use crate::{MemberChange, MetadataLog, Peers, ProposeError, Proposed, RaftOptions, Transport};
+
+/// Where a request has its kind.
+pub(crate) const KIND_AT: usize = 5;
 
 /// The wires between the nodes.
 #[derive(Default)]
 pub(crate) struct Wires {
     nodes: Mutex<BTreeMap<u64, Weak<MetadataLog>>>,
     cut: Mutex<BTreeSet<u64>>,
-    /// Requests by their kind, as the second byte has it.
+    /// Requests by the number of their kind.
     sent: [AtomicUsize; 6],
     /// Delays and losses.
     pub trouble: Mutex<Option<Dice>>,
@@ -80,7 +83,7 @@ impl Transport for End {
             recorded.lock().expect("no panic").push((to, request.clone()));
         }
         Box::pin(async move {
-            wires.sent[usize::from(request[1])].fetch_add(1, Ordering::Relaxed);
+            wires.sent[usize::from(request[KIND_AT])].fetch_add(1, Ordering::Relaxed);
             wires.pass().await;
             let node = wires.node(to).and_then(|node| wires.node(from).map(|_| node))?;
             let answer = node.answer_peer(&request).await.map_err(io::Error::other)?;

@@ -1,8 +1,8 @@
 //! What a power loss at any moment leaves: every step of which the store said that it was done, and of the step that was cut short
-//! all, nothing, or a part that Raft allows. First step by step, without openraft; then the whole log under it.
+//! all, nothing, or a part that Raft allows. Without openraft; with it, `restart_tests`.
 
 use std::path::Path;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 
 use openraft::entry::RaftEntry as _;
 use openraft::impls::leader_id_std::LeaderId;
@@ -13,31 +13,13 @@ use ottla_protocol::types::Uuid;
 use ottla_storage::memory::Crash;
 use ottla_storage::{Disk, Log, LogDir, LogOptions, MemoryDisk, StorageError};
 
+use crate::StateMachine;
 use crate::apply::Applier;
+use crate::dice::Dice;
 use crate::log_store::LogStore;
-use crate::tests::{LONG, Told};
 use crate::types::{Entry, LogId, Proposal, SnapshotMeta, TypeConfig, Vote};
-use crate::{MetadataLog, ProposeError, RaftOptions, StateMachine};
 
-const VOTER: u64 = 77;
-
-/// Small numbers by seed (splitmix64).
-#[derive(Debug)]
-pub(crate) struct Dice(pub u64);
-
-impl Dice {
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut x = self.0;
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (x ^ (x >> 31)) % bound
-    }
-
-    pub(crate) fn one_of<T: Clone>(&mut self, of: &[T]) -> T {
-        of[usize::try_from(self.below(of.len() as u64)).expect("small")].clone()
-    }
-}
+pub(crate) const VOTER: u64 = 77;
 
 fn log_id(term: u64, index: u64) -> LogId {
     LogId::new(LeaderId::new(term, VOTER).to_committed(), index)
@@ -123,7 +105,7 @@ impl Model {
     }
 }
 
-fn log(disk: &Arc<dyn Disk>, segment_bytes: u64) -> Result<Log, StorageError> {
+pub(crate) fn log(disk: &Arc<dyn Disk>, segment_bytes: u64) -> Result<Log, StorageError> {
     let dir = LogDir::open(Arc::clone(disk), Path::new("/data"), [7; 16])?;
     let options = LogOptions { segment_bytes, ..LogOptions::default() };
     Ok(dir.open_log("__cluster_metadata-0", Uuid::ZERO, options)?.0)
@@ -345,78 +327,5 @@ fn the_first_vote_is_never_forgotten() {
         runtime.block_on(Rig::open(&disk).store.save_vote(&vote)).expect("a disk without faults");
         let found = runtime.block_on(Rig::open(&disk.after_crash(Crash::PowerLoss, seed)).found());
         assert_eq!(found.vote, Some(vote), "seed {seed}");
-    }
-}
-
-/// Starts the whole log; `None` if the disk stops before.
-fn start(disk: &MemoryDisk, told: &Told, snapshot_every: u64) -> Option<MetadataLog> {
-    let disk: Arc<dyn Disk> = Arc::new(disk.clone());
-    let log = log(&disk, 4096).ok()?;
-    let dir = "/data/raft".into();
-    let options =
-        RaftOptions { voter: VOTER, identity: Vec::new(), dir, disk, log, snapshot_every, peers: None };
-    MetadataLog::start(options, Box::new(told.clone())).ok()
-}
-
-/// Proposes until there is a leader; `false` if the log has stopped.
-fn commits(log: &MetadataLog, entry: &str) -> bool {
-    let begun = std::time::Instant::now();
-    loop {
-        assert!(begun.elapsed() < LONG, "no leader: {:?}", log.status());
-        let (to, from) = mpsc::channel();
-        log.propose(entry.into(), LONG, move |outcome| to.send(outcome).expect("awaited"), || {});
-        match from.recv().expect("answered") {
-            Ok(_) => return true,
-            Err(ProposeError::NotLeader(_)) => std::thread::yield_now(),
-            Err(_) => return false,
-        }
-    }
-}
-
-#[test]
-fn a_first_start_that_is_cut_short_anywhere_is_completed_by_the_next() {
-    for changes in 0.. {
-        let disk = MemoryDisk::new();
-        disk.stop_after(changes);
-        let done = start(&disk, &Told::default(), 1000).is_some_and(|log| commits(&log, "first"));
-        for seed in 0..3 {
-            let told = Told::default();
-            let again = start(&disk.after_crash(Crash::PowerLoss, seed), &told, 1000).expect("starts");
-            assert!(commits(&again, "second"), "after {changes} changes, seed {seed}");
-            assert!(!done || told.list() == ["first", "second"], "{:?}", told.list());
-        }
-        if done {
-            assert!(changes > 10, "a first start makes more than {changes} changes");
-            return;
-        }
-    }
-}
-
-#[test]
-fn what_was_answered_survives_power_losses_among_snapshots_and_purges() {
-    for seed in 0..80 {
-        let mut dice = Dice(seed);
-        let mut disk = MemoryDisk::new();
-        let (mut answered, mut term) = (Vec::<String>::new(), 0);
-        for round in 0..4 {
-            let told = Told::default();
-            let log = start(&disk, &told, 5).expect("starts");
-            let mark = format!("{round} begins");
-            assert!(commits(&log, &mark), "seed {seed}");
-            answered.push(mark);
-            let list = told.list();
-            let mut rest = list.iter();
-            assert!(
-                answered.iter().all(|entry| rest.any(|told| told == entry)),
-                "seed {seed}: {answered:?} in {list:?}"
-            );
-            assert!(log.status().term > term, "seed {seed}: a vote was forgotten");
-            disk.stop_after(dice.below(150));
-            let entries = (0..).map(|i| format!("{round}/{i} {}", "x".repeat(i * 97 % 500)));
-            answered.extend(entries.take_while(|entry| commits(&log, entry)));
-            term = log.status().term;
-            drop(log);
-            disk = disk.after_crash(Crash::PowerLoss, dice.below(u64::MAX));
-        }
     }
 }

@@ -10,7 +10,7 @@ use ottla_storage::MemoryDisk;
 use ottla_storage::memory::Crash;
 
 use crate::cluster::{Cluster, propose};
-use crate::crash_tests::Dice;
+use crate::dice::Dice;
 
 /// What must hold for ever.
 #[derive(Default)]

@@ -12,6 +12,8 @@ mod cluster;
 mod cluster_tests;
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod dice;
 mod entry;
 #[cfg(test)]
 mod fault_tests;
@@ -19,6 +21,8 @@ mod log_store;
 mod members;
 mod message;
 mod network;
+#[cfg(test)]
+mod restart_tests;
 mod server;
 mod start;
 #[cfg(test)]

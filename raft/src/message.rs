@@ -3,6 +3,7 @@
 //! | bytes | what |
 //! |---|---|
 //! | 1 | the version of this form, 1 |
+//! | 4 | CRC-32C of all that follows |
 //! | 1 | the kind: 1 append, 2 vote, 3 pre-vote, 4 snapshot, 5 transfer of the leadership |
 //! | 8 | the Raft id of the node that is asked; in an answer, of the one that answers |
 //! | 4 | the length of the head |
@@ -19,7 +20,9 @@ use crate::entry;
 use crate::types::{Entry, LogId, TypeConfig, Vote};
 
 const VERSION: u8 = 1;
-const PREFIX: usize = 14;
+/// Bytes before the head, and how many of them the checksum does not cover.
+const PREFIX: usize = 18;
+const UNCHECKED: usize = 5;
 /// Of the entries in one request, unless the first alone has more; and of a piece of a snapshot.
 pub(crate) const CONTENT_BYTES: usize = 1 << 20;
 /// No message between nodes has more bytes, so that a transport can refuse what does.
@@ -70,11 +73,13 @@ impl From<serde_json::Error> for MessageError {
 pub(crate) fn write(kind: Kind, node: u64, head: &impl Serialize, content: &[u8]) -> Vec<u8> {
     let head = serde_json::to_vec(head).expect("heads are plain data");
     let mut bytes = Vec::with_capacity(PREFIX + head.len() + content.len());
-    bytes.extend([VERSION, kind.number()]);
+    bytes.extend([VERSION, 0, 0, 0, 0, kind.number()]);
     bytes.extend(node.to_be_bytes());
     bytes.extend(u32::try_from(head.len()).expect("heads are short").to_be_bytes());
     bytes.extend(head);
     bytes.extend(content);
+    let crc = crc32c::crc32c(&bytes[UNCHECKED..]);
+    bytes[1..UNCHECKED].copy_from_slice(&crc.to_be_bytes());
     bytes
 }
 
@@ -95,7 +100,10 @@ impl<'a> Message<'a> {
             return Err(MessageError::Version(version));
         }
         let (prefix, rest) = bytes.split_first_chunk::<PREFIX>().ok_or_else(|| malformed("cut short"))?;
-        let [_, kind, node @ .., a, b, c, d] = *prefix;
+        let [_, e, f, g, h, kind, node @ .., a, b, c, d] = *prefix;
+        if crc32c::crc32c(&bytes[UNCHECKED..]) != u32::from_be_bytes([e, f, g, h]) {
+            return Err(malformed("its checksum does not match"));
+        }
         let kind =
             Kind::ALL.iter().find(|(number, _)| *number == kind).ok_or_else(|| malformed("its kind"))?.1;
         let head_len = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
