@@ -372,4 +372,18 @@ proptest! {
         prop_assert_eq!(&replayed, &world.image);
         prop_assert_eq!(&decode_snapshot(&encode_snapshot(&world.image)).expect("decodes"), &world.image);
     }
+
+    #[test]
+    fn a_damaged_command_or_answer_is_an_error_or_another_one_and_never_a_panic(
+        command in command(), at in any::<proptest::sample::Index>(), byte in any::<u8>(),
+    ) {
+        let mut world = World::of_cluster(2);
+        let answer = world.run(&command);
+        for mut bytes in [encode_command(&command), encode_answer(&answer)] {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            let _ = decode_command(&bytes);
+            let _ = decode_answer(&bytes);
+        }
+    }
 }
