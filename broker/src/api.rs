@@ -30,7 +30,9 @@ pub mod internal_topics;
 pub mod list_offsets;
 pub mod logs;
 pub mod metadata;
+pub mod peers;
 pub mod produce;
+pub mod replica_fetch;
 
 use ottla_protocol::api::ApiKey;
 use ottla_protocol::wire::{DecodeError, Reader, Request};
@@ -96,6 +98,14 @@ handlers! {
     DescribeProducers => logs::describe_producers,
     ListConfigResources => configs::list,
     DescribeTopicPartitions => cluster::describe_topic_partitions,
+    PeerHello => peers::hello,
+    Quorum => peers::quorum,
+    FoundCluster => peers::found,
+    JoinQuorum => peers::join,
+    ControllerCommand => peers::command,
+    BrokerBeat => peers::beat,
+    ReplicaFetch => replica_fetch::fetch,
+    ReplicaUpdate => replica_fetch::update,
 }
 
 fn run<Q: Request>(

@@ -6,6 +6,7 @@ mod group_settings;
 #[cfg(test)]
 mod hostile;
 pub mod properties;
+pub mod quorum;
 pub mod rules;
 pub mod setting;
 pub mod topic;
@@ -125,7 +126,7 @@ impl Config {
             config.set.entry("node.id").or_insert(id);
         }
         config.check_protocols()?;
-        config.check_quorum()?;
+        config.quorum()?;
         if !idle.is_empty() {
             let names: Vec<&str> = idle.into_iter().collect();
             remarks.push(format!("set, but without effect in this version: {}", names.join(", ")));
@@ -155,36 +156,6 @@ impl Config {
             }
         }
         Ok(())
-    }
-
-    /// This version's nodes are broker and controller in one, each a cluster of its own. What asks for more is refused: a node that
-    /// only looks like a part of a cluster would take records that the cluster never sees.
-    fn check_quorum(&self) -> Result<(), ConfigError> {
-        let invalid = |message: String| Err(ConfigError::Invalid { origin: "settings".into(), message });
-        let items = |name: &str| -> Vec<String> {
-            let text = self.text(name).unwrap_or_default();
-            text.split(',').map(|item| item.trim().to_owned()).filter(|item| !item.is_empty()).collect()
-        };
-        let mut roles = items("process.roles");
-        roles.sort();
-        if roles != ["broker", "controller"] {
-            return invalid(format!(
-                "process.roles={}: a node of this version is always broker,controller",
-                roles.join(",")
-            ));
-        }
-        let id = self.text("node.id").unwrap_or_default().trim();
-        match items("controller.quorum.voters").as_slice() {
-            [] => Ok(()),
-            [voter] if voter.split('@').next() == Some(id) => Ok(()),
-            [voter] => {
-                invalid(format!("controller.quorum.voters={voter}: the only voter is not node.id={id}"))
-            }
-            voters => invalid(format!(
-                "controller.quorum.voters lists {} voters: clusters of several nodes are not part of this version",
-                voters.len()
-            )),
-        }
     }
 
     /// Sets one value by a program rather than a person.
@@ -297,22 +268,6 @@ mod tests {
             ("listener.name.a.sasl.jaas.config", "x"),
         ] {
             assert!(matches!(load(&[(name, value)]), Err(ConfigError::Refused { .. })), "{name}");
-        }
-    }
-
-    #[test]
-    fn what_asks_for_more_nodes_than_one_is_refused() {
-        let cases: [(&[(&str, &str)], bool); 7] = [
-            (&[("process.roles", "controller, broker")], true),
-            (&[("process.roles", "broker")], false),
-            (&[("process.roles", "controller")], false),
-            (&[("controller.quorum.voters", "1@localhost:9093")], true),
-            (&[("controller.quorum.voters", "2@localhost:9093")], false),
-            (&[("broker.id", "2"), ("controller.quorum.voters", "2@localhost:9093")], true),
-            (&[("controller.quorum.voters", "1@a:9093,2@b:9093,3@c:9093")], false),
-        ];
-        for (pairs, valid) in cases {
-            assert_eq!(load(pairs).is_ok(), valid, "{pairs:?}");
         }
     }
 

@@ -2,6 +2,13 @@
 //!
 //! Everything that waits joins one proposal; one is in flight at a time. An entry names the image version that it was decided on, and
 //! counts on no other. Nothing is decided before this leader's term has begun here, nor while an outcome is unknown.
+//!
+//! Rooms: `forward` (commands on a node that does not lead), `sessions` (which brokers are alive, on the node that does), `quorum` (the
+//! metadata log's way to other nodes).
+
+mod forward;
+mod quorum;
+mod sessions;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -17,15 +24,23 @@ use ottla_machine::controller::record::{
 };
 use ottla_machine::env::Env;
 use ottla_protocol::error::ErrorCode;
+use ottla_protocol::types::Uuid;
 use ottla_raft::{MetadataLog, ProposeError, StateMachine, Status};
 
 use crate::clock::Clock;
 use crate::entropy::Entropy;
+use crate::peers::links::Links;
+use crate::peers::{Identity, raft_id};
+
+pub use quorum::QuorumTransport;
+use sessions::Sessions;
 
 /// How long a proposal may take before its outcome counts as unknown.
 const PROPOSAL_LIMIT: Duration = Duration::from_secs(30);
 /// A command that no decision was made on after one to two of these is told so: there is no leader, or an outcome stays unknown.
 const WAIT_LIMIT: Duration = Duration::from_secs(15);
+/// How long another voter is waited for when this one stops leading.
+const RESIGN_LIMIT_MS: u64 = 500;
 /// Commands that may wait; more are told to try again.
 const WAITING_MAX: usize = 10_000;
 
@@ -37,6 +52,20 @@ pub type OnImage = Box<dyn Fn(&Arc<Image>) + Send + Sync>;
 pub struct Published {
     pub image: Arc<ArcSwap<Image>>,
     on_image: OnceLock<OnImage>,
+    waiting: Mutex<Vec<(u64, OnVersion)>>,
+}
+
+type OnVersion = Box<dyn FnOnce() + Send>;
+
+/// What is needed to reach other nodes.
+#[derive(Debug)]
+pub struct Others {
+    pub links: Arc<Links>,
+    pub identity: Arc<Identity>,
+    /// `broker.session.timeout.ms`.
+    pub session_timeout_ms: u64,
+    /// The listener that brokers use among themselves.
+    pub listener: Arc<str>,
 }
 
 impl fmt::Debug for Published {
@@ -69,10 +98,13 @@ struct State {
 pub struct Controller {
     published: Arc<Published>,
     state: Mutex<State>,
-    log: OnceLock<MetadataLog>,
+    log: OnceLock<Arc<MetadataLog>>,
     rules: Box<dyn ConfigRules>,
     clock: Clock,
     entropy: Arc<Entropy>,
+    /// `None` for a node that is alone.
+    others: OnceLock<Others>,
+    sessions: Sessions,
 }
 
 impl fmt::Debug for Controller {
@@ -84,7 +116,8 @@ impl fmt::Debug for Controller {
 impl Published {
     #[must_use]
     pub fn new() -> Arc<Self> {
-        Arc::new(Self { image: Arc::new(ArcSwap::from_pointee(Image::default())), on_image: OnceLock::new() })
+        let image = Arc::new(ArcSwap::from_pointee(Image::default()));
+        Arc::new(Self { image, on_image: OnceLock::new(), waiting: Mutex::default() })
     }
 
     /// Names who is told of every new image, on the log's thread, before answers leave.
@@ -98,6 +131,23 @@ impl Published {
         if let Some(on_image) = self.on_image.get() {
             on_image(&image);
         }
+        let reached: Vec<_> = {
+            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            waiting.extract_if(.., |(version, _)| *version <= image.version).collect()
+        };
+        reached.into_iter().for_each(|(_, then)| then());
+    }
+
+    /// Calls `then` once this node's image is of that version or a later one.
+    pub fn when(&self, version: u64, then: impl FnOnce() + Send + 'static) {
+        {
+            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            if self.image.load().version < version {
+                waiting.push((version, Box::new(then)));
+                return;
+            }
+        }
+        then();
     }
 }
 
@@ -110,7 +160,21 @@ impl Controller {
         entropy: Arc<Entropy>,
     ) -> Arc<Self> {
         let state = Mutex::new(State::default());
-        Arc::new(Self { published, state, log: OnceLock::new(), rules, clock, entropy })
+        Arc::new(Self {
+            published,
+            state,
+            log: OnceLock::new(),
+            rules,
+            clock,
+            entropy,
+            others: OnceLock::new(),
+            sessions: Sessions::default(),
+        })
+    }
+
+    /// Names the way to other nodes, once, before the log is attached.
+    pub fn connect(&self, others: Others) {
+        assert!(self.others.set(others).is_ok(), "the others are named once");
     }
 
     /// What the metadata log is started with.
@@ -121,18 +185,86 @@ impl Controller {
 
     /// Hands over the log once it has been started.
     pub fn attach(self: &Arc<Self>, log: MetadataLog) {
-        let controller = Arc::clone(self);
+        let log = Arc::new(log);
+        let controller = Arc::downgrade(self);
         log.when_stopped(move |reason| {
-            tracing::error!("{reason}: metadata stays as it is until this node is restarted");
-            controller.stop_deciding(Failure::new(ErrorCode::KafkaStorageError, reason));
+            if let Some(controller) = controller.upgrade() {
+                tracing::error!("{reason}: metadata stays as it is until this node is restarted");
+                controller.stop_deciding(Failure::new(ErrorCode::KafkaStorageError, reason));
+            }
         });
-        assert!(self.log.set(log).is_ok(), "the log is attached once");
+        let controller = Arc::downgrade(self);
+        assert!(self.log.set(Arc::clone(&log)).is_ok(), "the log is attached once");
+        log.watch(move |status| {
+            if let Some(controller) = controller.upgrade() {
+                controller.on_status(&status);
+            }
+        });
         self.decide_next();
         self.sweep_later();
     }
 
-    /// Asks for a decision. `reply` is called once: when it is committed and applied here, or when there is none.
+    /// Whether this node leads the metadata log.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        let Some(log) = self.log.get() else { return false };
+        let status = log.status();
+        status.leader.is_some() && status.leader == self.voter_id()
+    }
+
+    /// By what the log knows this node; `None` where nobody else is.
+    fn voter_id(&self) -> Option<u64> {
+        match self.others.get() {
+            Some(others) => Some(raft_id(others.identity.directory)),
+            None => self.log.get()?.status().leader,
+        }
+    }
+
+    /// Another leader, or another term: what waits here is no business of a node that does not lead.
+    fn on_status(self: &Arc<Self>, status: &Status) {
+        if self.others.get().is_none() {
+            return self.decide_next();
+        }
+        if status.leader.is_some() && status.leader == self.voter_id() {
+            self.sessions.begin(status.term, self.clock.tick_ms());
+            return self.decide_next();
+        }
+        let waiting = std::mem::take(&mut self.state().waiting);
+        for Waiting { command, reply, .. } in waiting {
+            self.submit(command, reply);
+        }
+    }
+
+    /// Asks for a decision, of this node or of the one that leads. `reply` is called once: when it is committed and applied here, or when
+    /// there is none.
     pub fn submit(self: &Arc<Self>, command: Command, reply: impl FnOnce(Answer) + Send + 'static) {
+        if self.others.get().is_some() && !self.is_active() {
+            return self.forward(command, Box::new(reply));
+        }
+        self.decide_here(command, reply);
+    }
+
+    /// Asks this node for a decision in another node's name; the answer comes with the version of the image that shows it.
+    ///
+    /// `Err`: this node does not lead.
+    pub fn submit_here(
+        self: &Arc<Self>,
+        command: Command,
+        reply: impl FnOnce(Result<(Answer, u64), ()>) + Send + 'static,
+    ) {
+        if !self.is_active() {
+            return reply(Err(()));
+        }
+        let published = Arc::clone(&self.published);
+        self.decide_here(command, move |answer| {
+            let not_here =
+                matches!(&answer, Answer::Failed(failure) if failure.code == ErrorCode::NotController);
+            let version = published.image.load().version;
+            reply(if not_here { Err(()) } else { Ok((answer, version)) });
+        });
+    }
+
+    fn decide_here(self: &Arc<Self>, command: Command, reply: impl FnOnce(Answer) + Send + 'static) {
         let mut state = self.state();
         let refused = match &state.stopped {
             Some(failure) => Some(failure.clone()),
@@ -204,11 +336,33 @@ impl Controller {
         if let Some(log) = self.log.get() {
             log.stop();
         }
+        if let Some(others) = self.others.get() {
+            others.links.stop();
+        }
+    }
+
+    /// Lets another voter lead the metadata log, if this node does: for a stop in order. Waits a little for it. Blocks.
+    pub fn resign(&self) {
+        let (Some(log), Some(me)) = (self.log.get(), self.voter_id()) else { return };
+        let status = log.status();
+        let next = status.voters.iter().filter(|id| **id != me).max_by_key(|id| status.replicated.get(id));
+        let (true, Some(next)) = (status.leader == Some(me), next) else { return };
+        log.transfer_leadership(*next);
+        let limit = self.clock.tick_ms() + RESIGN_LIMIT_MS;
+        while log.status().leader == Some(me) && self.clock.tick_ms() < limit {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Which cluster the image is of; zero before its first entry.
+    #[must_use]
+    pub fn cluster_id(&self) -> Uuid {
+        self.published.image.load().cluster_id
     }
 
     #[must_use]
     pub fn status(&self) -> Option<Status> {
-        self.log.get().map(MetadataLog::status)
+        self.log.get().map(|log| log.status())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -218,14 +372,16 @@ impl Controller {
     /// Decides everything that waits, on the image as it will be after each, and proposes it as one entry.
     fn decide_next(self: &Arc<Self>) {
         let Some(log) = self.log.get() else { return };
+        let status = log.status();
         let (taken, term) = {
             let mut state = self.state();
-            let Some(term) = state.term else { return };
-            if state.in_flight || state.waiting.is_empty() {
+            // The image is whole once an entry of the own term has been applied.
+            let term_began = state.term == Some(status.term) && status.leader == self.voter_id();
+            if state.in_flight || !term_began || state.waiting.is_empty() {
                 return;
             }
             state.in_flight = true;
-            (std::mem::take(&mut state.waiting), term)
+            (std::mem::take(&mut state.waiting), status.term)
         };
         let base = self.published.image.load_full();
         let mut image = Image::clone(&base);

@@ -78,9 +78,14 @@ struct State {
 enum Phase {
     Loading,
     Active,
-    /// Its records cannot be read, or this node leads the partition no longer.
+    /// Its records could not be read, at this tick.
+    Failed(u64),
+    /// This node leads the partition no longer.
     Gone,
 }
+
+/// A load that failed is tried again after so long.
+const RELOAD_MS: u64 = 1_000;
 
 /// Wakes the timer thread when a deadline is nearer than the one that it waits for.
 struct Ticker {
@@ -220,6 +225,7 @@ impl Coordinators {
         let mut table = lock(&self.table);
         if let Some(coordinator) = table.get(&(topic, index))
             && coordinator.epoch == placed.leader_epoch
+            && !coordinator.may_reload()
         {
             return Ok(Arc::clone(coordinator));
         }
@@ -330,8 +336,13 @@ impl Coordinator {
             _ if self.broken.load(Ordering::Acquire) => Err(ErrorCode::NotCoordinator),
             Phase::Active => Ok(()),
             Phase::Loading => Err(ErrorCode::CoordinatorLoadInProgress),
-            Phase::Gone => Err(ErrorCode::NotCoordinator),
+            Phase::Failed(_) | Phase::Gone => Err(ErrorCode::NotCoordinator),
         }
+    }
+
+    /// Whether another attempt may read what this one could not.
+    fn may_reload(&self) -> bool {
+        matches!(lock(&self.state).phase, Phase::Failed(at_ms) if self.clock.tick_ms() >= at_ms + RELOAD_MS)
     }
 
     /// Reads the partition's log into the machine. Blocks.
@@ -358,7 +369,7 @@ impl Coordinator {
             }
             Err(reason) => {
                 tracing::error!("{}: its groups cannot be loaded: {reason}", self.partition.dir_name);
-                state.phase = Phase::Gone;
+                state.phase = Phase::Failed(self.clock.tick_ms());
             }
         }
         let next = state.machine.next_deadline_ms();

@@ -10,8 +10,8 @@ mod worker;
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::config::Config;
@@ -63,10 +63,10 @@ impl NetOptions {
 }
 
 /// The running edge.
-#[derive(Debug)]
 pub struct Network {
     workers: Vec<WorkerHandle>,
-    addresses: Vec<(Arc<str>, SocketAddr)>,
+    intakes: worker::Intakes,
+    addresses: Mutex<Vec<(Arc<str>, SocketAddr)>>,
 }
 
 /// What acceptors and workers share.
@@ -84,16 +84,21 @@ impl Shared {
     }
 }
 
+impl std::fmt::Debug for Network {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Network({:?})", self.addresses())
+    }
+}
+
 impl Network {
-    /// Starts the workers and takes connections from the sockets that were bound.
-    pub fn start(node: Arc<Node>, listeners: Vec<Bound>, options: &NetOptions) -> io::Result<Self> {
-        let addresses = listeners
-            .iter()
-            .flat_map(|bound| bound.sockets.iter().map(|(_, address)| (Arc::clone(&bound.name), *address)))
-            .collect();
+    /// Starts the workers. Nobody is let in before [`Network::listen`].
+    ///
+    /// # Errors
+    /// The operating system has no more threads.
+    pub fn start(node: Arc<Node>, options: NetOptions) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             node,
-            limits: Arc::clone(&options.limits),
+            limits: options.limits,
             admission: Admission::new(options.connections_max, options.connections_per_ip_max),
             endings: ending_log::EndingLog::default(),
             next_connection: AtomicU64::new(0),
@@ -102,22 +107,33 @@ impl Network {
             .map(|index| WorkerHandle::start(index, Arc::clone(&shared)))
             .collect::<io::Result<_>>()?;
         let intakes: worker::Intakes = workers.iter().map(WorkerHandle::intake).collect();
+        Ok(Self { workers, intakes, addresses: Mutex::default() })
+    }
+
+    /// Takes connections from the sockets that were bound, from now on.
+    pub fn listen(&self, listeners: Vec<Bound>) {
+        let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
         for bound in listeners {
             for (socket, local) in bound.sockets {
+                addresses.push((Arc::clone(&bound.name), local));
                 let listener = Listener { name: Arc::clone(&bound.name), socket, local };
-                workers[0].accept_from(listener, Arc::clone(&intakes));
+                self.workers[0].accept_from(listener, Arc::clone(&self.intakes));
             }
         }
-        for worker in &workers {
-            worker.wait_started()?;
-        }
-        Ok(Self { workers, addresses })
+    }
+
+    /// Waits until the workers run.
+    ///
+    /// # Errors
+    /// One of them did not start.
+    pub fn wait_started(&self) -> io::Result<()> {
+        self.workers.iter().try_for_each(WorkerHandle::wait_started)
     }
 
     /// Each listener's name and an address that it is bound to.
     #[must_use]
-    pub fn addresses(&self) -> &[(Arc<str>, SocketAddr)] {
-        &self.addresses
+    pub fn addresses(&self) -> Vec<(Arc<str>, SocketAddr)> {
+        self.addresses.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Takes no more connections and requests, answers what was taken, closes everything; at the latest after `limit`.

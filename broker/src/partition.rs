@@ -2,7 +2,9 @@
 //!
 //! Lock order: a partition's lock is the innermost but for those inside storage; replies are completed after it is released.
 
+mod follow;
 mod keeping;
+mod lead;
 mod open;
 mod produce;
 mod read;
@@ -12,20 +14,25 @@ mod waiting;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use ottla_machine::controller::image::PartitionState;
-use ottla_machine::partition::leader::Replica;
+use arc_swap::ArcSwap;
+use ottla_machine::controller::image::{Image, PartitionState};
+use ottla_machine::partition::leader::{IsrProposal, Mode, OwnLog, Replica};
 use ottla_machine::partition::producers::Producers;
 use ottla_protocol::error::ErrorCode;
-use ottla_protocol::types::{NodeId, Offset, TopicId};
+use ottla_protocol::types::{BrokerEpoch, NodeId, Offset, TopicId};
 use ottla_storage::{FlushTicket, Log, LogDir, Removal, StorageError};
 
 use crate::api::Wakeup;
+use crate::clock::Clock;
 use crate::config::TopicConfig;
 use crate::flusher::Flusher;
+use crate::in_sync::InSync;
 use crate::overdue::Overdue;
 
+pub use follow::{Followed, LeaderAnswer};
+pub use lead::{FollowerSignal, Place, ReplicaAnswer, Wish};
 pub(crate) use produce::storage_code;
 pub use produce::{AppendRequest, Appended, Refused};
 pub use read::{Bounds, ReadAnswer};
@@ -55,13 +62,23 @@ pub struct Partition {
 }
 
 /// What the partitions of a node have in common.
-#[derive(Debug)]
 pub struct Host {
     pub me: NodeId,
     pub log_dir: Arc<LogDir>,
     pub flusher: Arc<Flusher>,
     pub overdue: Arc<Overdue>,
+    pub clock: Clock,
+    pub image: Arc<ArcSwap<Image>>,
+    /// Where changes of in-sync sets are asked for.
+    pub in_sync: Arc<InSync>,
+    /// `replica.lag.time.max.ms`.
+    pub lag_max_ms: u64,
+    /// Told of a partition that this node follows and has flushed further; set once there are other nodes.
+    pub on_followed_flush: OnceLock<OnFollowedFlush>,
 }
+
+/// See [`Host::on_followed_flush`].
+pub type OnFollowedFlush = Box<dyn Fn(&Arc<Partition>) + Send + Sync>;
 
 pub(crate) struct State {
     config: Arc<TopicConfig>,
@@ -69,8 +86,6 @@ pub(crate) struct State {
     log: Option<Log>,
     replica: Replica,
     producers: Producers,
-    /// Where the log ended when it was opened.
-    recovered_end: Offset,
     /// Bytes appended since the producers were written down.
     unsaved_bytes: u64,
     /// Records appended since the last flush began, and when (ticks) the first of them came.
@@ -85,6 +100,8 @@ pub(crate) struct State {
     flush_again: bool,
     waiting: Waiting,
     fetchers: Vec<Wakeup>,
+    /// Followers' sessions, which hear of every append.
+    followers: Vec<Arc<Place>>,
     /// Why nothing can be committed any more: the topic is gone, the node stops, the disk failed.
     offline: Option<ErrorCode>,
 }
@@ -108,9 +125,8 @@ impl Partition {
         let state = State {
             config,
             log: None,
-            replica: Replica::new(host.me, placed, Offset::ZERO),
+            replica: Replica::new(host.me, placed),
             producers: Producers::default(),
-            recovered_end: Offset::ZERO,
             unsaved_bytes: 0,
             unflushed_records: 0,
             unflushed_since_ms: None,
@@ -120,6 +136,7 @@ impl Partition {
             flush_again: false,
             waiting: Waiting::default(),
             fetchers: Vec::new(),
+            followers: Vec::new(),
             offline: None,
         };
         Arc::new(Self {
@@ -141,12 +158,23 @@ impl Partition {
 
     /// The controller decided anew, or a configuration changed.
     pub fn update(self: &Arc<Self>, placed: &PartitionState, config: &Arc<TopicConfig>) {
+        let tick_ms = self.host.clock.tick_ms();
         let mut state = self.lock();
+        let mut lost = Due::default();
         if state.replica.state() != placed {
-            state.replica.on_state(placed.clone());
-            let epoch = placed.leader_epoch;
-            if let Some(log) = &mut state.log {
-                log.assign_epoch(epoch);
+            let led = state.replica.leads();
+            let own = state.own();
+            if state.replica.on_state(placed.clone(), own, tick_ms) {
+                let epoch = placed.leader_epoch;
+                if let Some(log) = &mut state.log {
+                    log.assign_epoch(epoch);
+                }
+            }
+            if led && !state.replica.leads() {
+                // Whoever waits for this leader is sent to the next one.
+                lost = Due::told(told(state.waiting.all(), Err(ErrorCode::NotLeaderOrFollower)));
+                lost.woken = std::mem::take(&mut state.fetchers);
+                state.followers.clear();
             }
         }
         if !Arc::ptr_eq(&state.config, config) && *state.config != **config {
@@ -155,9 +183,11 @@ impl Partition {
                 log.set_options(config.log_options());
             }
         }
-        let due = state.advance();
-        let watch = state.has_flush_limit() && state.unflushed_since_ms.is_some();
+        let due = state.advance(&self.host);
+        let watch =
+            state.replica.has_followers() || state.has_flush_limit() && state.unflushed_since_ms.is_some();
         drop(state);
+        lost.complete();
         due.complete();
         self.want_flush();
         if watch {
@@ -169,6 +199,10 @@ impl Partition {
     pub(crate) fn leads_in(&self, placed: &PartitionState) -> bool {
         let state = self.lock();
         state.replica.state().leader == self.host.me && state.replica.leader_epoch() == placed.leader_epoch
+    }
+
+    pub(crate) fn tick_ms(&self) -> u64 {
+        self.host.clock.tick_ms()
     }
 
     /// Puts the partition on the flusher's list, once.
@@ -212,13 +246,18 @@ impl Partition {
         let Some(log) = &mut state.log else { return false };
         let failed = log.finish_flush(ticket, result).is_err();
         let more = log.flushed_end() < log.end_offset();
-        let due = if failed { state.fail_all(ErrorCode::KafkaStorageError) } else { state.advance() };
+        let due =
+            if failed { state.fail_all(ErrorCode::KafkaStorageError) } else { state.advance(&self.host) };
         let awaited = more && state.config.is_flushed_before_ack();
         let again = !failed && (asked || awaited || state.wants_flush());
+        let follows = !failed && !state.replica.leads();
         drop(state);
         due.complete();
         if again {
             self.want_flush();
+        }
+        if follows && let Some(on_flush) = self.host.on_followed_flush.get() {
+            on_flush(self);
         }
         !failed
     }
@@ -253,14 +292,22 @@ impl Partition {
         let mut state = self.lock();
         let limit = u64::try_from(state.config.flush_ms).unwrap_or(u64::MAX);
         let flush = state.unflushed_since_ms.is_some_and(|since| tick_ms.saturating_sub(since) >= limit);
-        let late = told(state.waiting.timed_out(tick_ms), Err(ErrorCode::RequestTimedOut));
-        let more = !state.waiting.is_empty() || state.has_flush_limit() && state.unflushed_since_ms.is_some();
+        let enough = state.replica.has_enough(state.config.min_insync_replicas);
+        let why = if enough { ErrorCode::RequestTimedOut } else { ErrorCode::NotEnoughReplicasAfterAppend };
+        let late = Due::told(told(state.waiting.timed_out(tick_ms), Err(why)));
+        let proposal = state.lagging(&self.host, tick_ms);
+        let due = state.advance(&self.host);
+        let more = !state.waiting.is_empty()
+            || state.replica.has_followers()
+            || state.has_flush_limit() && state.unflushed_since_ms.is_some();
         if !more {
             // Under the lock: whoever appends next puts it on the list again.
             self.watched.store(false, Ordering::Release);
         }
         drop(state);
-        Due { committed: late, woken: Vec::new() }.complete();
+        late.complete();
+        due.complete();
+        self.propose(proposal);
         if flush {
             self.want_flush();
         }
@@ -321,6 +368,10 @@ pub(crate) struct Due {
 }
 
 impl Due {
+    fn told(committed: Vec<(OnCommitted, Result<(), ErrorCode>)>) -> Self {
+        Self { committed, woken: Vec::new() }
+    }
+
     pub(crate) fn complete(self) {
         for (on_committed, result) in self.committed {
             on_committed(result);
@@ -333,16 +384,44 @@ impl Due {
 
 impl State {
     /// Moves the high watermark to where the log allows it, and takes out who waited for that.
-    pub(crate) fn advance(&mut self) -> Due {
-        let Some(log) = &self.log else { return Due::default() };
-        let (end, flushed) = (log.end_offset(), log.flushed_end());
-        if !self.replica.on_progress(end, flushed, self.config.is_flushed_before_ack()) {
+    pub(crate) fn advance(&mut self, host: &Host) -> Due {
+        let Some(own) = self.own() else { return Due::default() };
+        if !self.replica.advance(own, &self.mode(host), host.clock.tick_ms()) {
             return Due::default();
+        }
+        self.watermark_moved()
+    }
+
+    /// Takes out who waited for the high watermark to be where it is now.
+    fn watermark_moved(&mut self) -> Due {
+        for place in &self.followers {
+            place.note();
         }
         let reached = self.replica.high_watermark();
         let mut due = Due { committed: Vec::new(), woken: std::mem::take(&mut self.fetchers) };
         due.committed = told(self.waiting.reached(reached), Ok(()));
         due
+    }
+
+    fn own(&self) -> Option<OwnLog> {
+        let log = self.log.as_ref()?;
+        Some(OwnLog { start: log.start_offset(), end: log.end_offset(), flushed: log.flushed_end() })
+    }
+
+    fn mode(&self, host: &Host) -> Mode {
+        Mode {
+            flushed_counts: self.config.is_flushed_before_ack(),
+            min_insync_replicas: self.config.min_insync_replicas,
+            lag_max_ms: host.lag_max_ms,
+        }
+    }
+
+    /// Time has passed: a member of the in-sync set may have to leave it.
+    fn lagging(&mut self, host: &Host, tick_ms: u64) -> Option<IsrProposal> {
+        let own = self.own()?;
+        let mode = self.mode(host);
+        let image = host.image.load();
+        self.replica.on_tick(own, &mode, &active(&image), tick_ms)
     }
 
     /// Whether `flush.ms` limits how long records wait for a flush.
@@ -356,4 +435,9 @@ impl State {
         let committed = told(self.waiting.all(), Err(code));
         Due { committed, woken: std::mem::take(&mut self.fetchers) }
     }
+}
+
+/// The epochs of brokers that may lead and be in sync.
+fn active(image: &Image) -> impl Fn(NodeId) -> Option<BrokerEpoch> + '_ {
+    |id| image.broker(id).filter(|broker| broker.is_active()).map(|broker| broker.epoch)
 }

@@ -36,6 +36,11 @@ impl Partitions {
         Self { host: Arc::new(host), config, table: RwLock::default() }
     }
 
+    #[must_use]
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
     fn table(&self) -> RwLockReadGuard<'_, Table> {
         self.table.read().unwrap_or_else(PoisonError::into_inner)
     }

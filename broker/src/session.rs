@@ -27,6 +27,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use ottla_protocol::api::ApiKey;
 use ottla_protocol::frame::{self, FrameError, Prefix, RequestHeader};
+use ottla_protocol::types::{BrokerEpoch, NodeId};
 use ottla_protocol::wire::{DecodeError, Reader};
 
 use crate::api::{
@@ -313,6 +314,13 @@ impl Session {
             && self.limits.memory.admit(self.state.id, self.inbound.len(), &self.mailbox)
     }
 
+    /// The broker whose heartbeats came over this connection.
+    #[must_use]
+    pub fn beating_broker(&self) -> Option<(NodeId, BrokerEpoch)> {
+        let peer = self.state.node.as_deref().filter(|peer| peer.beats)?;
+        Some((peer.node, peer.epoch))
+    }
+
     /// What is to be sent.
     pub fn outbound(&mut self) -> &mut Outbound {
         &mut self.outbound
@@ -370,6 +378,10 @@ impl Session {
         let prefix = Prefix::peek(&frame).map_err(|error| Ending::Frame(error.into()))?;
         let Prefix { api_version: version, correlation_id, .. } = prefix;
         let api = match prefix.api() {
+            // What nodes say to each other is nobody else's: a client hears what any unknown key gets.
+            Ok(api) if api.api().peer && api != ApiKey::PeerHello && self.state.node.is_none() => {
+                return Err(Ending::Frame(FrameError::UnknownApi(prefix)));
+            }
             Ok(api) if api::SERVED.contains(&api) => api,
             Ok(_) => return Err(Ending::Frame(FrameError::UnknownApi(prefix))),
             Err(_) if prefix.api_key == ApiKey::ApiVersions.code() => {

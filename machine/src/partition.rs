@@ -2,3 +2,5 @@
 
 pub mod leader;
 pub mod producers;
+#[cfg(test)]
+mod tests;

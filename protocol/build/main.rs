@@ -31,14 +31,17 @@ fn main() {
         println!("cargo:rerun-if-changed=src/schema");
     }
 
-    let messages = read(Path::new("src/schema/messages.jsonl"));
+    let kafkas = read(Path::new("src/schema/messages.jsonl"));
+    // Ottla's own, between nodes. Their keys lie far above Kafka's.
+    let mut messages = kafkas.clone();
+    messages.extend(read(Path::new("src/schema/peers.jsonl")));
     let records = read(Path::new("src/schema/records.jsonl"));
     write(&out, "messages.rs", &modules(&messages));
     write(&out, "records.rs", &modules(&records));
     write(&out, "schema_versions.rs", &registry::schema_versions(&messages));
     // For the tests of this package alone: every message by its name, as function pointers.
     write(&out, "registry.rs", &registry::codecs(&messages, &records));
-    write(&out, "registry_kafka_protocol.rs", &registry::codecs_of_kafka_protocol(&messages));
+    write(&out, "registry_kafka_protocol.rs", &registry::codecs_of_kafka_protocol(&kafkas));
 }
 
 fn read(path: &Path) -> Vec<Message> {

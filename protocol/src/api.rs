@@ -16,10 +16,24 @@ pub struct Api {
     pub advertised_min: i16,
     /// Whether a later request on the same connection may rely on what this one did, so that it must wait for its answer.
     pub barrier: bool,
+    /// Between nodes only: served on connections that introduced themselves as a peer, and never advertised.
+    pub peer: bool,
+}
+
+const fn has(marks: &[&str], wanted: u8) -> bool {
+    let mut at = 0;
+    while at < marks.len() {
+        // The marks differ in their first letters.
+        if marks[at].as_bytes()[0] == wanted {
+            return true;
+        }
+        at += 1;
+    }
+    false
 }
 
 macro_rules! apis {
-    ($($name:ident = $code:literal, $min:literal..=$max:literal $(@ $advertised:literal)? $(, $barrier:ident)?;)*) => {
+    ($($name:ident = $code:literal, $min:literal..=$max:literal $(@ $advertised:literal)? $(, $mark:ident)*;)*) => {
         /// The APIs that a node serves, by their numbers in the protocol.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[repr(i16)]
@@ -35,7 +49,8 @@ macro_rules! apis {
                 min: $min,
                 max: $max,
                 advertised_min: { let min = $min; $(let min = { let _ = min; $advertised };)? min },
-                barrier: { let barrier = false; $(let barrier = { let _ = barrier; stringify!($barrier).len() > 0 };)? barrier },
+                barrier: has(&[$(stringify!($mark)),*], b'b'),
+                peer: has(&[$(stringify!($mark)),*], b'p'),
             },)*
         ];
 
@@ -52,7 +67,7 @@ macro_rules! apis {
     };
 }
 
-// Key, versions answered; `barrier` where the next request of a pipelining client may need the effect.
+// Key, versions answered; `peer` for Ottla's own between nodes; `barrier` where the next request of a pipelining client may need the effect.
 apis! {
     Produce = 0, 3..=13 @ 0;
     Fetch = 1, 4..=18;
@@ -85,6 +100,14 @@ apis! {
     DescribeProducers = 61, 0..=0;
     ListConfigResources = 74, 0..=1;
     DescribeTopicPartitions = 75, 0..=0;
+    PeerHello = 20000, 0..=0, barrier, peer;
+    Quorum = 20001, 0..=0, peer;
+    FoundCluster = 20002, 0..=0, peer;
+    JoinQuorum = 20003, 0..=0, peer;
+    ControllerCommand = 20004, 0..=0, peer;
+    BrokerBeat = 20005, 0..=0, peer;
+    ReplicaFetch = 20006, 0..=0, peer;
+    ReplicaUpdate = 20007, 0..=0, peer;
 }
 
 impl ApiKey {
@@ -157,7 +180,8 @@ mod tests {
 
     #[test]
     fn what_changes_topics_or_configurations_is_a_barrier() {
-        let barriers: Vec<_> = APIS.iter().filter(|api| api.barrier).map(|api| api.name).collect();
+        let barriers: Vec<_> =
+            APIS.iter().filter(|api| api.barrier && !api.peer).map(|api| api.name).collect();
         assert_eq!(
             barriers,
             ["CreateTopics", "DeleteTopics", "AlterConfigs", "CreatePartitions", "IncrementalAlterConfigs"]

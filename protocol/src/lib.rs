@@ -9,6 +9,7 @@ pub mod frame;
 pub mod messages;
 pub mod record;
 pub mod records;
+pub mod replica_fetch;
 pub mod types;
 pub mod validate;
 pub mod wire;

@@ -62,7 +62,7 @@ pub(crate) fn unsupported_version() -> Output {
 }
 
 fn response(image: &Image, lists_zero: bool) -> ApiVersionsResponse {
-    let served = APIS.iter().filter(|api| SERVED.contains(&api.key));
+    let served = APIS.iter().filter(|api| !api.peer && SERVED.contains(&api.key));
     let supported = FEATURES.iter().filter(|feature| feature.min > 0 || lists_zero);
     let finalized = image.features.iter().filter(|(_, level)| **level > 0);
     ApiVersionsResponse {
@@ -116,7 +116,8 @@ mod tests {
     #[test]
     fn only_what_has_a_handler_is_advertised_and_produce_from_version_0() {
         let response = response(&Image::default(), true);
-        assert_eq!(response.api_keys.len(), SERVED.len());
+        let for_clients = SERVED.iter().filter(|key| !key.api().peer).count();
+        assert_eq!(response.api_keys.len(), for_clients);
         for api in &response.api_keys {
             assert!(api.api_key != 0 || api.min_version == 0);
         }

@@ -7,6 +7,7 @@ use bytestring::ByteString;
 use ottla_machine::controller::image::Broker;
 use ottla_protocol::api::ApiKey;
 
+use super::peers::Peer;
 use super::reply::{Origin, ReplySlot, Wakeup};
 use crate::node::Node;
 use crate::session::mailbox::ConnectionId;
@@ -25,6 +26,8 @@ pub struct ConnectionState {
     pub client_id: Option<Arc<str>>,
     /// Name and version of the client's software, as its ApiVersions said (KIP-511).
     pub client_software: Option<(Arc<str>, Arc<str>)>,
+    /// Set once the other end introduced itself as a node.
+    pub node: Option<Box<Peer>>,
 }
 
 impl ConnectionState {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::node::Running;
+use crate::start::Running;
 
 pub(super) fn print(running: &Running, took: Duration) -> io::Result<()> {
     let mut out = io::stdout().lock();

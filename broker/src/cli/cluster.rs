@@ -1,7 +1,8 @@
-//! `ottla cluster`: nodes as child processes, kept in one directory. One node in this version.
+//! `ottla cluster`: nodes as child processes, kept in one directory.
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -16,6 +17,8 @@ use serde_json::json;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Node i listens on the port + so much times (i - 1).
 const PORT_STEP: u16 = 1000;
+/// Few laptops hold more.
+const NODES_MAX: usize = 9;
 const STATE_FILE: &str = "cluster.json";
 
 #[derive(Subcommand)]
@@ -54,7 +57,7 @@ pub(super) enum Arguments {
 
 #[derive(Args)]
 pub(super) struct Up {
-    /// How many nodes; 1 in this version.
+    /// How many nodes.
     nodes: usize,
     /// Port of the first node; 0 picks a free one.
     #[arg(long, default_value_t = 9092)]
@@ -90,6 +93,9 @@ struct State {
 struct Node {
     id: usize,
     port: u16,
+    /// For its peers; 0 for a node that has none.
+    #[serde(default)]
+    peer_port: u16,
     pid: u32,
 }
 
@@ -105,8 +111,8 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
 }
 
 fn bring_up(up: &Up) -> anyhow::Result<()> {
-    if up.nodes != 1 {
-        bail!("a cluster of {} nodes is not possible in this version: `ottla cluster up 1`", up.nodes);
+    if !(1..=NODES_MAX).contains(&up.nodes) {
+        bail!("a cluster has 1 to {NODES_MAX} nodes, not {}", up.nodes);
     }
     if let Ok(state) = State::read(&up.at.dir)
         && state.nodes.iter().any(|node| is_alive(node.pid))
@@ -114,14 +120,25 @@ fn bring_up(up: &Up) -> anyhow::Result<()> {
         bail!("a cluster runs in {} already: `ottla cluster down --dir {0}` stops it", up.at.dir.display());
     }
     fs::create_dir_all(&up.at.dir).with_context(|| format!("can't make {}", up.at.dir.display()))?;
-    let mut state = State { nodes: Vec::new(), set: up.set.clone() };
+    let mut state = State { nodes: places(up)?, set: up.set.clone() };
     let mut children = Vec::new();
-    for id in 1..=up.nodes {
-        let step = PORT_STEP * u16::try_from(id - 1).unwrap_or(0);
-        let port = if up.port == 0 { 0 } else { up.port + step };
-        let (child, port) = launch(&up.at.dir, id, port, &up.set)?;
-        state.nodes.push(Node { id, port, pid: child.id() });
+    for at in 0..state.nodes.len() {
+        let child = launch(&up.at.dir, &state, at)?;
+        state.nodes[at].pid = child.id();
         children.push(child);
+    }
+    // Noted before they are waited for: `down` finds them whatever happens.
+    state.write(&up.at.dir)?;
+    for (at, child) in children.iter_mut().enumerate() {
+        match wait_ready(&up.at.dir, state.nodes[at].id, child) {
+            Ok(port) => state.nodes[at].port = port,
+            Err(error) => {
+                for node in &state.nodes {
+                    send(node.pid, Signal::KILL);
+                }
+                return Err(error);
+            }
+        }
     }
     state.write(&up.at.dir)?;
     let bootstrap = state.bootstrap();
@@ -154,41 +171,109 @@ fn bring_up(up: &Up) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Starts a node and waits for its line that says that it is ready: its registration has then gone through the metadata log, and it
-/// takes requests.
-fn launch(dir: &Path, id: usize, port: u16, set: &[String]) -> anyhow::Result<(Child, u16)> {
+/// Where each node listens: node i on the port + 1000 * (i - 1), and for its peers on the one after it.
+fn places(up: &Up) -> anyhow::Result<Vec<Node>> {
+    let mut taken = Vec::new();
+    (1..=up.nodes)
+        .map(|id| {
+            let (port, peer_port) = match up.port {
+                // A node that is alone picks its port itself.
+                0 if up.nodes == 1 => (0, 0),
+                0 => (free_port(&mut taken)?, free_port(&mut taken)?),
+                first => {
+                    let step = PORT_STEP * u16::try_from(id - 1).unwrap_or(0);
+                    let port = first.checked_add(step).and_then(|port| Some((port, port.checked_add(1)?)));
+                    port.with_context(|| {
+                        format!("--port {first}: the ports of {} nodes end past 65535", up.nodes)
+                    })?
+                }
+            };
+            let peer_port = if up.nodes == 1 { 0 } else { peer_port };
+            Ok(Node { id, port, peer_port, pid: 0 })
+        })
+        .collect()
+}
+
+/// A port that nobody listens on. Held until all are found, so that no two are the same.
+fn free_port(taken: &mut Vec<TcpListener>) -> anyhow::Result<u16> {
+    let listener = TcpListener::bind("127.0.0.1:0").context("there is no free port")?;
+    let port = listener.local_addr()?.port();
+    taken.push(listener);
+    Ok(port)
+}
+
+/// What makes these nodes a cluster, beside what the user sets.
+fn settings(state: &State, at: usize) -> Vec<String> {
+    let node = &state.nodes[at];
+    let mut settings = vec![format!("node.id={}", node.id), format!("broker.rack=r{}", node.id)];
+    if state.nodes.len() > 1 {
+        let voters: Vec<String> =
+            state.nodes.iter().map(|node| format!("{}@127.0.0.1:{}", node.id, node.peer_port)).collect();
+        settings.push(format!("controller.quorum.voters={}", voters.join(",")));
+        settings.push("controller.listener.names=CONTROLLER".to_owned());
+        settings.push(format!(
+            "listeners=PLAINTEXT://localhost:{},CONTROLLER://localhost:{}",
+            node.port, node.peer_port
+        ));
+        // Several nodes are there to keep several copies.
+        settings.push(format!("default.replication.factor={}", state.nodes.len().min(3)));
+        if state.nodes.len() >= 3 {
+            settings.push("min.insync.replicas=2".to_owned());
+        }
+    }
+    if !says_where(&state.set) {
+        settings.push(format!("advertised.listeners=PLAINTEXT://127.0.0.1:{}", node.port));
+    }
+    settings
+}
+
+/// Starts a node.
+fn launch(dir: &Path, state: &State, at: usize) -> anyhow::Result<Child> {
+    let node = &state.nodes[at];
+    let id = node.id;
     let data = dir.join(format!("n{id}"));
     fs::create_dir_all(&data)?;
-    let log_path = dir.join(format!("n{id}.log"));
-    let out_path = dir.join(format!("n{id}.out"));
-    let open = |path: &Path| {
+    let open = |path: PathBuf| {
         File::options()
             .create(true)
             .append(true)
-            .open(path)
+            .open(&path)
             .with_context(|| format!("can't open {}", path.display()))
     };
-    fs::remove_file(&out_path).ok();
+    fs::remove_file(out_path(dir, id)).ok();
     let mut command = Command::new(std::env::current_exe()?);
-    command.arg("serve").arg("--data-dir").arg(&data).arg("--port").arg(port.to_string());
-    command.arg("--set").arg(format!("node.id={id}")).arg("--set").arg(format!("broker.rack=r{id}"));
-    if !says_where(set) {
-        command.arg("--set").arg(format!("advertised.listeners=PLAINTEXT://127.0.0.1:{port}"));
+    command.arg("serve").arg("--data-dir").arg(&data);
+    if state.nodes.len() == 1 {
+        command.arg("--port").arg(node.port.to_string());
     }
-    for set in set {
+    for set in settings(state, at).iter().chain(&state.set) {
         command.arg("--set").arg(set);
     }
-    let mut child = command
+    command
         .stdin(Stdio::null())
-        .stdout(open(&out_path)?)
-        .stderr(open(&log_path)?)
+        .stdout(open(out_path(dir, id))?)
+        .stderr(open(log_path(dir, id))?)
         .spawn()
-        .context("can't start a node")?;
+        .context("can't start a node")
+}
+
+fn out_path(dir: &Path, id: usize) -> PathBuf {
+    dir.join(format!("n{id}.out"))
+}
+
+fn log_path(dir: &Path, id: usize) -> PathBuf {
+    dir.join(format!("n{id}.log"))
+}
+
+/// Waits for a node's line that says that it is ready: its registration has then gone through the metadata log, and it takes requests.
+/// Returns its port.
+fn wait_ready(dir: &Path, id: usize, child: &mut Child) -> anyhow::Result<u16> {
     let limit = Instant::now() + PATIENCE;
     loop {
-        if let Some(port) = ready_port(&out_path) {
-            return Ok((child, port));
+        if let Some(port) = ready_port(&out_path(dir, id)) {
+            return Ok(port);
         }
+        let log_path = log_path(dir, id);
         if let Some(status) = child.try_wait()? {
             let log = fs::read_to_string(&log_path).unwrap_or_default();
             let last = log.lines().last().unwrap_or_default();
@@ -242,6 +327,10 @@ fn status(at: &At) -> anyhow::Result<()> {
 
 fn down(at: &At, wipe: bool) -> anyhow::Result<()> {
     let state = State::read(&at.dir)?;
+    // All at once: one after the other, the last ones would look for others that are gone.
+    for node in &state.nodes {
+        send(node.pid, Signal::TERM);
+    }
     for node in &state.nodes {
         end(node.pid, Signal::TERM)?;
     }
@@ -265,14 +354,14 @@ fn end_one(at: &At, id: usize, signal: Signal) -> anyhow::Result<()> {
 
 fn start_one(at: &At, id: usize) -> anyhow::Result<()> {
     let mut state = State::read(&at.dir)?;
-    let set = state.set.clone();
-    let node = state.node(id)?;
-    if is_alive(node.pid) {
+    if is_alive(state.node(id)?.pid) {
         bail!("node {id} runs already");
     }
-    let (child, port) = launch(&at.dir, id, node.port, &set)?;
-    let at_id = state.nodes.iter_mut().find(|node| node.id == id).context("looked up above")?;
-    (at_id.pid, at_id.port) = (child.id(), port);
+    let place = state.nodes.iter().position(|node| node.id == id).context("looked up above")?;
+    let mut child = launch(&at.dir, &state, place)?;
+    state.nodes[place].pid = child.id();
+    state.write(&at.dir)?;
+    state.nodes[place].port = wait_ready(&at.dir, id, &mut child)?;
     state.write(&at.dir)?;
     if at.json {
         say(&json!({ "node": id, "pid": child.id(), "bootstrap": state.bootstrap() }).to_string());

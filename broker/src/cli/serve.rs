@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{banner, data_dir, logging};
 use crate::config::{Config, Source, broker_setting, properties};
 use crate::net::listener;
-use crate::node::Running;
+use crate::start::Running;
 
 /// After this a stop is given up and the process ends.
 const STOP_LIMIT: Duration = Duration::from_secs(10);

@@ -271,6 +271,7 @@ impl Worker {
             listener: Arc::clone(&listener),
             client_id: None,
             client_software: None,
+            node: None,
         };
         let limits = Arc::clone(&self.shared.limits);
         let tick_ms = self.node().clock.tick_ms();
@@ -290,6 +291,11 @@ impl Worker {
         connection.with_ending(|ending| {
             self.shared.endings.ended(connection.peer, &connection.listener, ending, tick_ms);
         });
+        if let Some((id, epoch)) = connection.session.borrow().beating_broker() {
+            let node = Arc::clone(self.node());
+            // It asks whether anybody listens there still, which may take a moment.
+            self.node().flusher.run_job(move || node.controller.on_peer_gone(id, epoch));
+        }
         self.connections.borrow_mut().remove(&connection.id);
         self.intake.connections.fetch_sub(1, Ordering::Relaxed);
         if self.intake.stopping.load(Ordering::Acquire) {

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use ottla_machine::partition::leader::Replica;
 use ottla_machine::partition::producers::Producers;
 use ottla_protocol::batch;
 use ottla_protocol::error::ErrorCode;
@@ -39,22 +38,25 @@ impl Partition {
         let opened = self.open_log(&state.config.log_options()).and_then(|(mut log, recovery)| {
             self.report(&recovery);
             state.producers = self.load_producers(&log)?;
-            log.assign_epoch(state.replica.leader_epoch());
+            if state.replica.leads() {
+                log.assign_epoch(state.replica.leader_epoch());
+            }
             Ok(log)
         });
         match opened {
             Ok(log) => {
+                let unflushed = log.flushed_end() < log.end_offset();
+                state.log = Some(log);
                 // What survived a crash is there: with one replica it is committed once it is on the disk again.
-                let committed =
-                    if state.config.is_flushed_before_ack() { log.flushed_end() } else { log.end_offset() };
-                state.recovered_end =
-                    if state.config.is_flushed_before_ack() { log.end_offset() } else { committed };
-                state.replica = Replica::new(self.host.me, state.replica.state().clone(), committed);
+                let (own, mode) = (state.own().expect("just opened"), state.mode(&self.host));
+                state.replica.on_opened(own, &mode, self.host.clock.tick_ms());
                 // Where nobody waits for it, it still spares another crash from reading the same again.
-                if log.flushed_end() < log.end_offset() {
+                if unflushed {
                     self.want_flush();
                 }
-                state.log = Some(log);
+                if state.replica.has_followers() {
+                    self.want_watch();
+                }
                 Ok(())
             }
             Err(error) => {
@@ -80,7 +82,7 @@ impl Partition {
         let _ = self.ensure_open(&mut state);
     }
 
-    fn load_producers(&self, log: &Log) -> Result<Producers, StorageError> {
+    pub(super) fn load_producers(&self, log: &Log) -> Result<Producers, StorageError> {
         let (mut producers, mut from) = (Producers::default(), log.start_offset());
         if let Some((at, bytes)) = log.producer_snapshots().latest(log.end_offset())?
             && at >= log.start_offset()

@@ -195,7 +195,10 @@ impl Partition {
                 Appended { base_offset, log_append_time, log_start, end }
             }
         };
-        let mut due = state.advance();
+        let mut due = state.advance(&self.host);
+        for place in &state.followers {
+            place.wake();
+        }
         let mut watch = state.has_flush_limit() && state.unflushed_since_ms.is_some();
         if let Some(on_committed) = on_committed {
             if appended.end <= state.replica.high_watermark() {

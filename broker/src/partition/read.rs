@@ -178,11 +178,7 @@ impl Partition {
 impl super::State {
     /// After a crash the end is known once what it left is on the disk again: until then clients are told to ask again (KIP-207).
     fn check_settled(&self) -> Result<(), ErrorCode> {
-        if self.replica.high_watermark() < self.recovered_end {
-            Err(ErrorCode::OffsetNotAvailable)
-        } else {
-            Ok(())
-        }
+        if self.replica.is_settled() { Ok(()) } else { Err(ErrorCode::OffsetNotAvailable) }
     }
 
     fn bounds(&self, log: &Log) -> Bounds {

@@ -1,7 +1,7 @@
 //! Partitions on a simulated disk, flushed by hand: nothing is on the disk before a test says so.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use ottla_machine::controller::image::{Image, PartitionState};
 use ottla_protocol::error::ErrorCode;
@@ -11,6 +11,7 @@ use ottla_storage::{LogDir, MemoryDisk};
 use smallvec::smallvec;
 
 use super::{AppendRequest, Host, OnCommitted, Partition};
+use crate::clock::Clock;
 use crate::config::{Config, TopicConfig};
 use crate::flusher::Flusher;
 
@@ -24,6 +25,11 @@ pub(crate) fn led(name: &str) -> Arc<Partition> {
         log_dir: Arc::new(LogDir::open(disk, Path::new("/data"), [1; 16]).expect("a disk without faults")),
         flusher: Flusher::start(0).expect("no threads are needed"),
         overdue: Arc::default(),
+        clock: Clock::manual(0),
+        image: Arc::default(),
+        in_sync: Arc::default(),
+        lag_max_ms: 30_000,
+        on_followed_flush: OnceLock::new(),
     };
     let config = Arc::new(TopicConfig::resolve(&Config::default(), &Image::default(), ME, name));
     Partition::new(Arc::new(host), Uuid([7; 16]), name.into(), 0, led_in(0), config)

@@ -101,6 +101,7 @@ impl Rig {
             listener: "PLAINTEXT".into(),
             client_id: None,
             client_software: None,
+            node: None,
         };
         let tick_ms = node.clock.tick_ms();
         let mut session = Session::new(state, Arc::clone(&mailbox), Arc::new(limits), tick_ms);

@@ -70,7 +70,8 @@ fn contains((min, max): Versions, version: i16) -> bool {
 pub fn all() -> Vec<Schema> {
     let messages = include_str!("../../src/schema/messages.jsonl").lines();
     let records = include_str!("../../src/schema/records.jsonl").lines();
-    messages.chain(records).filter_map(schema).collect()
+    let peers = include_str!("../../src/schema/peers.jsonl").lines();
+    messages.chain(peers).chain(records).filter_map(schema).collect()
 }
 
 fn schema(line: &str) -> Option<Schema> {

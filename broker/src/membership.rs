@@ -1,0 +1,260 @@
+//! This broker's place in a cluster of several nodes: it registers with the controller, says again and again that it is alive, and asks
+//! to be let go before it stops. One thread.
+
+use std::fmt;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use ottla_machine::controller::command::{Answer, Command, Registration};
+use ottla_protocol::error::ErrorCode;
+use ottla_protocol::messages::{BrokerBeatRequest, JoinQuorumRequest};
+use ottla_protocol::types::BrokerEpoch;
+
+use crate::controller::Controller;
+use crate::peers::dial::Dial;
+use crate::peers::links::{Line, Links};
+use crate::peers::{Address, Identity, raft_id};
+
+/// Sessions of others are looked at this often.
+const CHECK_EVERY: Duration = Duration::from_millis(100);
+/// While nobody decides, one is looked for this often.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// The thread, and what it works with.
+pub struct Membership {
+    identity: Arc<Identity>,
+    controller: Arc<Controller>,
+    links: Arc<Links>,
+    registration: Registration,
+    /// `broker.heartbeat.interval.ms`.
+    interval: Duration,
+    state: Mutex<State>,
+    wake: Condvar,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Default)]
+struct State {
+    stopping: bool,
+    /// The last heartbeat said that this broker may lead.
+    is_serving: bool,
+    /// The controller does not know this registration: it must be made anew.
+    is_stale: bool,
+}
+
+impl fmt::Debug for Membership {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Membership").field("identity", &self.identity).finish_non_exhaustive()
+    }
+}
+
+impl Membership {
+    #[must_use]
+    pub fn new(
+        identity: Arc<Identity>,
+        controller: Arc<Controller>,
+        links: Arc<Links>,
+        registration: Registration,
+        interval: Duration,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            identity,
+            controller,
+            links,
+            registration,
+            interval,
+            state: Mutex::default(),
+            wake: Condvar::new(),
+            thread: Mutex::default(),
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A node that is no member of the quorum asks to become a learner, until it is one. Blocks.
+    pub fn join_quorum(&self, own: &Address, known: &[Address]) {
+        let raft_id = raft_id(self.identity.directory);
+        let request = JoinQuorumRequest {
+            raft_id: i64::from_ne_bytes(raft_id.to_ne_bytes()),
+            address: own.to_text().into(),
+        };
+        loop {
+            let status = self.controller.status().unwrap_or_default();
+            if status.identities.contains_key(&raft_id) {
+                return;
+            }
+            for address in known.iter().filter(|address| address.node != own.node) {
+                let dialled = Dial::connect(&address.host, address.port, &self.identity.hello());
+                if let Ok((mut dial, _)) = dialled {
+                    let _ = dial.set_patience(Duration::from_secs(60));
+                    if dial.call(&request).is_ok_and(|answer| answer.error_code == 0) {
+                        break;
+                    }
+                }
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    /// Says that it is alive from now on, and waits until the controller lets this broker serve. Blocks.
+    ///
+    /// # Errors
+    /// The operating system has no more threads.
+    pub fn enter(self: &Arc<Self>) -> Result<(), String> {
+        self.watch()?;
+        let mut state = self.state();
+        while !state.is_serving && !state.stopping {
+            state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        Ok(())
+    }
+
+    /// Starts the thread. On a node that is no broker it looks after the sessions of those that are.
+    ///
+    /// # Errors
+    /// The operating system has no more threads.
+    pub fn watch(self: &Arc<Self>) -> Result<(), String> {
+        let membership = Arc::clone(self);
+        let thread = std::thread::Builder::new()
+            .name("membership".into())
+            .spawn(move || membership.run())
+            .map_err(|error| error.to_string())?;
+        *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+        Ok(())
+    }
+
+    /// Registers this incarnation; repeats while nobody decides. Blocks.
+    ///
+    /// # Errors
+    /// The controller's refusal, in words.
+    pub fn register(&self) -> Result<(), String> {
+        loop {
+            let registration =
+                Registration { cluster_id: self.identity.cluster(), ..self.registration.clone() };
+            match self.controller.ask(Command::RegisterBroker(registration)) {
+                Answer::Registered(epoch) => {
+                    self.identity.set_epoch(epoch);
+                    return Ok(());
+                }
+                Answer::Failed(failure) => match failure.code {
+                    ErrorCode::NotController | ErrorCode::RequestTimedOut => {
+                        tracing::info!("not registered yet: {}", failure.message);
+                    }
+                    _ => return Err(failure.message),
+                },
+                other => return Err(format!("{other:?}")),
+            }
+            if self.state().stopping {
+                return Err("the node stops".to_owned());
+            }
+        }
+    }
+
+    fn run(self: &Arc<Self>) {
+        let mut next_beat = Instant::now();
+        loop {
+            if self.state().is_stale {
+                self.state().is_stale = false;
+                if let Err(message) = self.register() {
+                    tracing::error!("this broker could not register again: {message}");
+                }
+            }
+            let now = Instant::now();
+            if now >= next_beat && self.identity.epoch() >= BrokerEpoch(0) {
+                let heard = self.beat();
+                next_beat = now + if heard { self.interval } else { LOOK_EVERY };
+            }
+            self.controller.check_sessions();
+            let wait = next_beat.saturating_duration_since(Instant::now()).min(CHECK_EVERY);
+            let state = self.state();
+            let (state, _) = self
+                .wake
+                .wait_timeout_while(state, wait, |state| !state.stopping)
+                .unwrap_or_else(PoisonError::into_inner);
+            if state.stopping {
+                return;
+            }
+        }
+    }
+
+    /// Whether this node's own image has its registration: then it knows everything that was decided before it.
+    fn is_ready(&self) -> bool {
+        let image = self.identity.image.load();
+        image.broker(self.identity.node).is_some_and(|broker| broker.epoch == self.identity.epoch())
+    }
+
+    /// Sends a heartbeat; `false` if it is known at once that nobody heard it, or that another is needed soon.
+    fn beat(self: &Arc<Self>) -> bool {
+        let (node, epoch) = (self.identity.node, self.identity.epoch());
+        if self.controller.is_active() {
+            let heard = self.controller.on_beat(node, epoch, self.is_ready());
+            return self.on_answer(heard);
+        }
+        let Some(address) = self.controller.leader_address().filter(|address| address.node != node) else {
+            return false;
+        };
+        let request = BrokerBeatRequest {
+            node_id: node.0,
+            broker_epoch: epoch.0,
+            image_version: i64::try_from(self.identity.image.load().version).unwrap_or(i64::MAX),
+            is_ready: self.is_ready(),
+        };
+        let membership = Arc::clone(self);
+        self.links.call(&address, Line::Beats, &request, self.interval * 4, move |outcome| {
+            let heard = match outcome {
+                Ok(answer) => match ErrorCode::from_code(answer.error_code) {
+                    Some(ErrorCode::None) => Ok(answer.is_fenced),
+                    code => Err(code.unwrap_or(ErrorCode::UnknownServerError)),
+                },
+                Err(_) => Err(ErrorCode::NetworkException),
+            };
+            membership.on_answer(heard);
+        });
+        // Until this broker serves, the next heartbeat may be the one that is answered so.
+        self.state().is_serving
+    }
+
+    fn on_answer(&self, heard: Result<bool, ErrorCode>) -> bool {
+        let mut state = self.state();
+        match heard {
+            Ok(is_fenced) => {
+                state.is_serving |= !is_fenced;
+                self.wake.notify_all();
+                !is_fenced
+            }
+            Err(ErrorCode::StaleBrokerEpoch) => {
+                state.is_stale = true;
+                self.wake.notify_all();
+                false
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Asks the controller to move this broker's leaderships to others, and waits until they are, or until `limit`. Blocks.
+    pub fn leave(&self, limit: Duration) {
+        let (id, epoch) = (self.identity.node, self.identity.epoch());
+        let (to, from) = std::sync::mpsc::sync_channel(1);
+        self.controller.submit(Command::ShutDownBroker { id, epoch }, move |answer| {
+            let _ = to.send(answer);
+        });
+        match from.recv_timeout(limit) {
+            Ok(Answer::Failed(failure)) => tracing::warn!("leaderships stay here: {}", failure.message),
+            Ok(_) => {}
+            Err(_) => tracing::warn!("no controller took this broker's leaderships within {limit:?}"),
+        }
+    }
+
+    /// Ends the thread.
+    pub fn stop(&self) {
+        self.state().stopping = true;
+        self.wake.notify_all();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the membership's thread panicked");
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! Pipelined connections to other nodes, driven by one thread: a request goes out at once, its answer comes to a callback.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use ottla_protocol::error::ErrorCode;
+use ottla_protocol::frame;
+use ottla_protocol::messages::PeerHelloRequest;
+use ottla_protocol::wire::Request;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+
+use super::{Address, Identity};
+
+/// How long the other end may take to accept and to greet.
+const CONNECT_LIMIT: Duration = Duration::from_secs(1);
+/// An answer may have so many bytes.
+const FRAME_BYTES_MAX: usize = 128 << 20;
+
+/// Answers of one connection come in order, so what may take long has one of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Line {
+    /// The metadata log's messages.
+    Quorum,
+    /// Commands to the controller.
+    Commands,
+    /// Heartbeats to the controller.
+    Beats,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// The request was not sent.
+    #[error("{0} can't be reached: {1}")]
+    Unreachable(String, io::Error),
+    /// It may have been received, and may have had its effect.
+    #[error("the connection to {0} ended before the answer")]
+    Lost(String),
+    #[error("{0} refuses this node: {1}")]
+    Refused(String, String),
+    #[error("the answer can't be read: {0}")]
+    Unreadable(String),
+}
+
+impl LinkError {
+    /// Whether the request can't have had an effect.
+    #[must_use]
+    pub fn was_not_sent(&self) -> bool {
+        matches!(self, Self::Unreachable(..) | Self::Refused(..))
+    }
+}
+
+type OnAnswer = Box<dyn FnOnce(Result<Bytes, LinkError>) + Send>;
+
+struct Outgoing {
+    frame: Vec<u8>,
+    on_answer: OnAnswer,
+}
+
+/// Told when a connection ends, and whether nobody listens at the other end any more.
+pub type OnLost = Box<dyn Fn(&Address, Line) + Send + Sync>;
+
+/// All connections of this node.
+pub struct Links {
+    identity: Arc<Identity>,
+    handle: tokio::runtime::Handle,
+    table: Mutex<HashMap<(Address, Line), mpsc::UnboundedSender<Outgoing>>>,
+    on_lost: std::sync::OnceLock<OnLost>,
+    stop: Mutex<Option<tokio::sync::oneshot::Sender<()>>>,
+}
+
+impl fmt::Debug for Links {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Links").field("identity", &self.identity).finish_non_exhaustive()
+    }
+}
+
+impl Links {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// The operating system has no more threads.
+    pub fn start(identity: Arc<Identity>) -> io::Result<Arc<Self>> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        std::thread::Builder::new().name("peers".into()).spawn(move || {
+            runtime.block_on(async {
+                let _ = stopped.await;
+            });
+        })?;
+        Ok(Arc::new(Self {
+            identity,
+            handle,
+            table: Mutex::default(),
+            on_lost: std::sync::OnceLock::new(),
+            stop: Mutex::new(Some(stop)),
+        }))
+    }
+
+    /// Ends the thread; what waits for an answer hears that there is none.
+    pub fn stop(&self) {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        drop(self.stop.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
+    #[must_use]
+    pub fn handle(&self) -> &tokio::runtime::Handle {
+        &self.handle
+    }
+
+    /// Names who is told of lost connections, once.
+    pub fn on_lost(&self, on_lost: OnLost) {
+        assert!(self.on_lost.set(on_lost).is_ok(), "named once");
+    }
+
+    /// Sends a request; `answer` is called on the thread of the links, after `limit` at the latest.
+    pub fn call<R: Request>(
+        self: &Arc<Self>,
+        to: &Address,
+        line: Line,
+        request: &R,
+        limit: Duration,
+        answer: impl FnOnce(Result<R::Response, LinkError>) + Send + 'static,
+    ) {
+        let (tell, told) = tokio::sync::oneshot::channel();
+        // The correlation id is 0 for all: answers come in order.
+        let frame = frame::encode_request(request, 0, 0, None);
+        let outgoing = Outgoing {
+            frame,
+            on_answer: Box::new(move |outcome| {
+                let _ = tell.send(outcome);
+            }),
+        };
+        self.send(to, line, outgoing);
+        let name = to.to_text();
+        self.handle.spawn(async move {
+            let outcome = match tokio::time::timeout(limit, told).await {
+                Ok(Ok(outcome)) => outcome,
+                Ok(Err(_)) | Err(_) => Err(LinkError::Lost(name)),
+            };
+            answer(outcome.and_then(|frame| {
+                let decoded = frame::decode_response::<R>(frame, 0);
+                decoded
+                    .map(|(_, response)| response)
+                    .map_err(|error| LinkError::Unreadable(error.to_string()))
+            }));
+        });
+    }
+
+    fn send(self: &Arc<Self>, to: &Address, line: Line, outgoing: Outgoing) {
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (to.clone(), line);
+        let outgoing = match table.get(&key) {
+            Some(link) => match link.send(outgoing) {
+                Ok(()) => return,
+                Err(back) => back.0,
+            },
+            None => outgoing,
+        };
+        let (link, requests) = mpsc::unbounded_channel();
+        let _ = link.send(outgoing);
+        table.insert(key, link);
+        let links = Arc::clone(self);
+        let to = to.clone();
+        self.handle.spawn(async move { links.run(to, line, requests).await });
+    }
+
+    /// The life of a link: a connection while there is one, made when there is something to send.
+    async fn run(self: Arc<Self>, to: Address, line: Line, mut requests: mpsc::UnboundedReceiver<Outgoing>) {
+        while let Some(first) = requests.recv().await {
+            let connected = tokio::time::timeout(CONNECT_LIMIT, self.connect(&to)).await;
+            let stream = match connected
+                .unwrap_or_else(|_| Err(LinkError::Unreachable(to.to_text(), io::ErrorKind::TimedOut.into())))
+            {
+                Ok(stream) => stream,
+                Err(error) => {
+                    (first.on_answer)(Err(error));
+                    // What came meanwhile would fare no better.
+                    while let Ok(next) = requests.try_recv() {
+                        let gone = io::ErrorKind::NotConnected.into();
+                        (next.on_answer)(Err(LinkError::Unreachable(to.to_text(), gone)));
+                    }
+                    continue;
+                }
+            };
+            let waiting = converse(stream, first, &mut requests).await;
+            for on_answer in waiting {
+                on_answer(Err(LinkError::Lost(to.to_text())));
+            }
+            if let Some(on_lost) = self.on_lost.get() {
+                on_lost(&to, line);
+            }
+        }
+    }
+
+    async fn connect(&self, to: &Address) -> Result<TcpStream, LinkError> {
+        let unreachable = |error: io::Error| LinkError::Unreachable(to.to_text(), error);
+        let mut stream = TcpStream::connect((to.host.as_str(), to.port)).await.map_err(unreachable)?;
+        stream.set_nodelay(true).map_err(unreachable)?;
+        let hello = frame::encode_request(&self.identity.hello(), 0, 0, None);
+        stream.write_all(&hello).await.map_err(unreachable)?;
+        let mut buffer = BytesMut::new();
+        let frame = read_frame(&mut stream, &mut buffer).await.map_err(unreachable)?;
+        let (_, answer) = frame::decode_response::<PeerHelloRequest>(frame, 0)
+            .map_err(|error| LinkError::Unreadable(error.to_string()))?;
+        match ErrorCode::from_code(answer.error_code).unwrap_or(ErrorCode::UnknownServerError) {
+            ErrorCode::None => Ok(stream),
+            code => Err(LinkError::Refused(
+                to.to_text(),
+                format!("{code} {}", answer.error_message.as_deref().unwrap_or_default()),
+            )),
+        }
+    }
+}
+
+/// Sends what comes and reads the answers, until the connection ends. Returns who waits for an answer then.
+async fn converse(
+    mut stream: TcpStream,
+    first: Outgoing,
+    requests: &mut mpsc::UnboundedReceiver<Outgoing>,
+) -> VecDeque<OnAnswer> {
+    let (mut reader, mut writer) = stream.split();
+    let mut waiting = VecDeque::new();
+    let mut buffer = BytesMut::new();
+    let mut next = Some(first);
+    loop {
+        if let Some(outgoing) = next.take() {
+            waiting.push_back(outgoing.on_answer);
+            if writer.write_all(&outgoing.frame).await.is_err() {
+                return waiting;
+            }
+        }
+        tokio::select! {
+            outgoing = requests.recv() => match outgoing {
+                Some(outgoing) => next = Some(outgoing),
+                None => return waiting,
+            },
+            read = reader.read_buf(&mut buffer) => match read {
+                Ok(0) | Err(_) => return waiting,
+                Ok(_) => {
+                    loop {
+                        match take_frame(&mut buffer) {
+                            Ok(Some(frame)) => match waiting.pop_front() {
+                                Some(on_answer) => on_answer(Ok(frame)),
+                                None => return waiting,
+                            },
+                            Ok(None) => break,
+                            Err(_) => return waiting,
+                        }
+                    }
+                }
+            },
+        }
+    }
+}
+
+async fn read_frame(stream: &mut TcpStream, buffer: &mut BytesMut) -> io::Result<Bytes> {
+    loop {
+        if let Some(frame) = take_frame(buffer)? {
+            return Ok(frame);
+        }
+        if stream.read_buf(buffer).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
+/// A whole frame from the front of what was read.
+fn take_frame(buffer: &mut BytesMut) -> io::Result<Option<Bytes>> {
+    let Some(length) = buffer.first_chunk::<{ frame::LENGTH_BYTES }>() else { return Ok(None) };
+    let invalid = || io::Error::from(io::ErrorKind::InvalidData);
+    let bytes = usize::try_from(i32::from_be_bytes(*length)).map_err(|_| invalid())?;
+    if bytes > FRAME_BYTES_MAX {
+        return Err(invalid());
+    }
+    if buffer.len() < frame::LENGTH_BYTES + bytes {
+        return Ok(None);
+    }
+    let mut whole = buffer.split_to(frame::LENGTH_BYTES + bytes);
+    Ok(Some(whole.split_off(frame::LENGTH_BYTES).freeze()))
+}

@@ -1,0 +1,550 @@
+//! How a node comes up: its parts built and connected, then, alone or with others, one step after the other until it serves.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use ottla_machine::controller::command::{Answer, Command, LogProof, Registration};
+use ottla_machine::controller::image::Image;
+use ottla_protocol::types::{BrokerEpoch, NodeId, Uuid};
+use ottla_raft::{MetadataLog, Peers, RaftError, RaftOptions};
+use ottla_storage::{LastStop, LogDir, LogOptions, RealDisk, StorageError};
+
+use crate::api::api_versions;
+use crate::api::init_producer_id::ProducerIds;
+use crate::clock::Clock;
+use crate::config::quorum::Quorum;
+use crate::config::rules::Rules;
+use crate::config::{Config, ConfigError};
+use crate::controller::{Controller, OnImage, Others, Published, QuorumTransport};
+use crate::coordinator::Coordinators;
+use crate::endpoints::Endpoints;
+use crate::entropy::Entropy;
+use crate::fetch_sessions::FetchSessions;
+use crate::flusher::Flusher;
+use crate::founding::Founding;
+use crate::in_sync::InSync;
+use crate::janitor::Janitor;
+use crate::membership::Membership;
+use crate::net::listener::{self, BindError, Bound, ListenAt};
+use crate::net::{NetOptions, Network};
+use crate::node::Node;
+use crate::overdue::Overdue;
+use crate::partition::Host;
+use crate::partitions::Partitions;
+use crate::peers::links::Links;
+use crate::peers::{Address, Identity, raft_id};
+use crate::replicators::{ReplicatorSettings, Replicators};
+
+/// How long connections have to finish when the node stops.
+const NETWORK_STOP_LIMIT: Duration = Duration::from_secs(1);
+/// How long others may take to take over what this node leads when it stops.
+const LEAVE_LIMIT: Duration = Duration::from_secs(5);
+
+/// Threads that wait for the disk. Group commit needs few: while one syncs, the next batch gathers.
+/// One of them is kept free of cold reads, searches and loading.
+const DISK_THREADS: usize = 3;
+
+/// The metadata log's own partition, named as Kafka names it.
+const METADATA_LOG: &str = "__cluster_metadata-0";
+/// Votes and snapshots of the metadata log.
+const METADATA_DIR: &str = "metadata";
+/// Entries of the metadata log between two snapshots.
+const METADATA_SNAPSHOT_EVERY: u64 = 5_000;
+/// How often the quorum's leader is heard of, and when voters begin to doubt that there is one.
+const QUORUM_HEARTBEAT: Duration = Duration::from_millis(50);
+const QUORUM_ELECTION: std::ops::Range<Duration> = Duration::from_millis(150)..Duration::from_millis(300);
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("{setting}: {error}")]
+    Listeners { setting: &'static str, error: listener::ParseError },
+    #[error("{0}")]
+    NoListener(String),
+    #[error("log.dirs: {0}")]
+    LogDirs(String),
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    #[error(
+        "data directory {dir} belongs to node.id {theirs}, and this node was started with node.id {ours}: \
+         choose another directory with --data-dir, or start it with --set node.id={theirs}"
+    )]
+    OtherNode { dir: String, theirs: String, ours: NodeId },
+    #[error("the metadata log: {0}")]
+    MetadataLog(#[from] RaftError),
+    #[error(
+        "CLUSTER_ID={0} is no id: 22 characters of base64 are needed, as `kafka-storage random-uuid` makes them"
+    )]
+    ClusterId(String),
+    #[error("data directory belongs to cluster {theirs}, and CLUSTER_ID={ours}")]
+    OtherCluster { theirs: Uuid, ours: Uuid },
+    #[error("this node could not register: {0}")]
+    Register(String),
+    #[error("can't start threads: {0}")]
+    Threads(std::io::Error),
+}
+
+/// A node that serves.
+#[derive(Debug)]
+pub struct Running {
+    node: Arc<Node>,
+    network: Network,
+    together: Option<Together>,
+}
+
+/// What a node has that is not alone.
+#[derive(Debug)]
+struct Together {
+    membership: Arc<Membership>,
+    replicators: Arc<Replicators>,
+    stopping: Arc<AtomicBool>,
+    is_broker: bool,
+}
+
+/// The listeners of a node, bound, by what they are for.
+struct Sockets {
+    /// Open from the beginning: nodes must talk before any of them serves.
+    first: Vec<Bound>,
+    /// Open once this node is a part of its cluster.
+    then: Vec<Bound>,
+}
+
+impl Running {
+    /// Builds the parts and begins to serve. `cluster_id` is for a cluster that this start founds; `None` draws one.
+    ///
+    /// # Errors
+    /// Settings that don't fit together, a directory or a port that somebody else has, damaged files.
+    pub fn start(config: Config, cluster_id: Option<String>) -> Result<Self, StartError> {
+        let named = match cluster_id {
+            Some(text) => Some(Uuid::parse(&text).ok_or(StartError::ClusterId(text))?),
+            None => None,
+        };
+        let config = Arc::new(config);
+        let quorum = config.quorum()?;
+        let clock = Clock::system();
+        let entropy = Arc::new(Entropy::system());
+        let id = NodeId(i32::try_from(config.number("node.id")).unwrap_or(i32::MAX));
+        // The lock on the directory comes first: a second process on it must not even bind.
+        let log_dir = open_log_dir(&config, id, &entropy)?;
+        let (sockets, endpoints) = bind(&config, &quorum)?;
+        let published = Published::new();
+        let identity =
+            Arc::new(Identity::new(id, log_dir.directory_id(), Uuid::ZERO, Arc::clone(&published.image)));
+        let founding = Founding::load(Arc::clone(&log_dir), Arc::clone(&identity));
+        if let Some(ours) = named
+            && !founding.cluster().is_zero()
+            && founding.cluster() != ours
+        {
+            return Err(StartError::OtherCluster { theirs: founding.cluster(), ours });
+        }
+        let wanted = named.unwrap_or_else(|| Uuid::from_random(entropy.next_bytes()));
+        let parts = Parts { config, clock, entropy, id, log_dir, published, identity, founding, endpoints };
+        let node = parts.node()?;
+        let options = NetOptions::from_config(&node.config);
+        let network = Network::start(Arc::clone(&node), options).map_err(StartError::Threads)?;
+        let running = Self { node, network, together: None };
+        if quorum.is_alone() {
+            running.come_up_alone(named, wanted, sockets)
+        } else {
+            running.come_up_together(wanted, &quorum, sockets)
+        }
+    }
+
+    fn come_up_alone(self, named: Option<Uuid>, wanted: Uuid, sockets: Sockets) -> Result<Self, StartError> {
+        let node = &self.node;
+        node.controller.attach(start_metadata_log(node, None)?);
+        // A node that was told no id belongs to the cluster that its own metadata log founded: what was drawn just now is nobody's.
+        let registration =
+            Registration { fenced: false, cluster_id: named.unwrap_or_default(), ..registration(node) };
+        // Both join one entry: the first has no answer of its own to wait for.
+        node.controller.submit(found_cluster(wanted), |_| {});
+        match node.controller.ask(Command::RegisterBroker(registration)) {
+            Answer::Registered(epoch) => node.identity.set_epoch(epoch),
+            Answer::Failed(failure) => return Err(StartError::Register(failure.message)),
+            other => return Err(StartError::Register(format!("{other:?}"))),
+        }
+        node.identity.set_cluster(node.controller.cluster_id());
+        self.serve()?;
+        self.network.listen(sockets.first);
+        self.network.listen(sockets.then);
+        self.network.wait_started().map_err(StartError::Threads)?;
+        Ok(self)
+    }
+
+    fn come_up_together(
+        mut self,
+        wanted: Uuid,
+        quorum: &Quorum,
+        sockets: Sockets,
+    ) -> Result<Self, StartError> {
+        let node = Arc::clone(&self.node);
+        let own = own_address(&node, quorum, &sockets)?;
+        self.network.listen(sockets.first);
+        self.network.wait_started().map_err(StartError::Threads)?;
+        node.founding.settle(&quorum.known, wanted)?;
+        let links = Links::start(Arc::clone(&node.identity)).map_err(StartError::Threads)?;
+        let millis = |name: &str| u64::try_from(node.config.number(name)).unwrap_or(0);
+        let listener = inter_broker_listener(&node.config)?;
+        node.controller.connect(Others {
+            links: Arc::clone(&links),
+            identity: Arc::clone(&node.identity),
+            session_timeout_ms: millis("broker.session.timeout.ms"),
+            listener: Arc::clone(&listener),
+        });
+        node.partitions.host().in_sync.attach(node.id, &node.controller, {
+            let identity = Arc::clone(&node.identity);
+            move || identity.epoch()
+        });
+        let replicators = Replicators::new(
+            Arc::clone(&node.identity),
+            Arc::clone(&node.image),
+            Arc::clone(&node.partitions),
+            ReplicatorSettings {
+                listener,
+                max_wait: Duration::from_millis(millis("replica.fetch.wait.max.ms")),
+                max_bytes: i32::try_from(node.config.number("replica.fetch.response.max.bytes"))
+                    .unwrap_or(i32::MAX),
+            },
+        );
+        node.follow_with(&replicators);
+        let peers = Peers {
+            heartbeat: QUORUM_HEARTBEAT,
+            election: QUORUM_ELECTION,
+            ..Peers::new(Arc::new(QuorumTransport(Arc::clone(&links))), node.founding.founders())
+        };
+        node.controller.attach(start_metadata_log(&node, Some((peers, &own)))?);
+        let stopping = Arc::new(AtomicBool::new(false));
+        spread_founding(&node, &stopping)?;
+        let membership = Membership::new(
+            Arc::clone(&node.identity),
+            Arc::clone(&node.controller),
+            links,
+            registration(&node),
+            Duration::from_millis(millis("broker.heartbeat.interval.ms").max(1)),
+        );
+        if node.founding.founders().is_none() {
+            membership.join_quorum(&own, &quorum.known);
+        }
+        self.together = Some(Together {
+            membership: Arc::clone(&membership),
+            replicators,
+            stopping,
+            is_broker: quorum.is_broker,
+        });
+        let cluster = node.founding.cluster();
+        node.controller.submit(found_cluster(cluster), |_| {});
+        if quorum.is_broker {
+            membership.register().map_err(StartError::Register)?;
+            self.serve()?;
+            self.network.listen(sockets.then);
+            membership.enter().map_err(StartError::Register)?;
+        } else {
+            membership.watch().map_err(StartError::Register)?;
+        }
+        Ok(self)
+    }
+
+    /// What runs beside the requests, once the image knows this node.
+    fn serve(&self) -> Result<(), StartError> {
+        let Node { log_dir, partitions, coordinators, config, clock, .. } = &*self.node;
+        if !matches!(log_dir.last_stop(), LastStop::Clean(_) | LastStop::Fresh) {
+            tracing::info!("the last process did not stop cleanly ({:?}): recovering", log_dir.last_stop());
+            partitions.recover();
+        }
+        coordinators.start().map_err(StartError::Threads)?;
+        let janitor =
+            Janitor::start(config, clock, partitions, log_dir.journal()).map_err(StartError::Threads)?;
+        self.node.keep_house_with(janitor);
+        Ok(())
+    }
+
+    #[must_use]
+    pub fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
+    /// An address by which a client on this machine reaches the node.
+    #[must_use]
+    pub fn bootstrap(&self) -> Option<SocketAddr> {
+        let of_controller = controller_listeners(&self.node.config);
+        let addresses = self.network.addresses();
+        let client = addresses.iter().find(|(name, _)| !of_controller.iter().any(|of| **of == **name));
+        let (_, mut address) = client.or_else(|| addresses.first())?.clone();
+        if address.ip().is_unspecified() {
+            address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+        }
+        Some(address)
+    }
+
+    /// Hands over what this node leads, stops taking requests, answers what was taken, syncs, and leaves the mark of a clean shutdown.
+    ///
+    /// # Errors
+    /// Something could not be synced, so no mark was left; the next start then recovers.
+    pub fn stop(self) -> Result<(), StorageError> {
+        if let Some(together) = &self.together {
+            together.stopping.store(true, Ordering::Release);
+            if together.is_broker {
+                together.membership.leave(LEAVE_LIMIT);
+            }
+            self.node.controller.resign();
+        }
+        // Answers that wait for a flush still get it: the disk's threads work until the last connection is gone.
+        self.network.stop(NETWORK_STOP_LIMIT);
+        let Node { partitions, controller, flusher, overdue, log_dir, coordinators, .. } = &*self.node;
+        if let Some(together) = &self.together {
+            together.membership.stop();
+            together.replicators.stop();
+        }
+        coordinators.stop();
+        self.node.stop_house();
+        controller.stop();
+        overdue.stop();
+        flusher.stop();
+        partitions.close()?;
+        log_dir.mark_clean(b"")
+    }
+}
+
+/// What a node is built from.
+struct Parts {
+    config: Arc<Config>,
+    clock: Clock,
+    entropy: Arc<Entropy>,
+    id: NodeId,
+    log_dir: Arc<LogDir>,
+    published: Arc<Published>,
+    identity: Arc<Identity>,
+    founding: Arc<Founding>,
+    endpoints: Endpoints,
+}
+
+impl Parts {
+    fn node(self) -> Result<Arc<Node>, StartError> {
+        let Self { config, clock, entropy, id, log_dir, published, identity, founding, endpoints } = self;
+        let flusher = Flusher::start(DISK_THREADS).map_err(StartError::Threads)?;
+        let overdue = Arc::new(Overdue::default());
+        overdue.start(clock.clone()).map_err(StartError::Threads)?;
+        let host = Host {
+            me: id,
+            log_dir: Arc::clone(&log_dir),
+            flusher: Arc::clone(&flusher),
+            overdue: Arc::clone(&overdue),
+            clock: clock.clone(),
+            image: Arc::clone(&published.image),
+            in_sync: Arc::new(InSync::default()),
+            lag_max_ms: u64::try_from(config.number("replica.lag.time.max.ms")).unwrap_or(0),
+            on_followed_flush: OnceLock::new(),
+        };
+        let partitions = Arc::new(Partitions::new(host, Arc::clone(&config)));
+        let coordinators = Coordinators::new(
+            id,
+            &config,
+            clock.clone(),
+            Arc::clone(&published.image),
+            Arc::clone(&partitions),
+            Arc::clone(&flusher),
+        );
+        let replicators = Arc::new(OnceLock::new());
+        published.subscribe(follow_image(&partitions, &coordinators, &replicators));
+        let rules = Box::new(Rules { config: Arc::clone(&config), node: id });
+        let controller = Controller::new(Arc::clone(&published), rules, clock.clone(), Arc::clone(&entropy));
+        let slots = usize::try_from(config.number("max.incremental.fetch.session.cache.slots")).unwrap_or(0);
+        Ok(Arc::new(Node {
+            coordinators,
+            janitor: OnceLock::new(),
+            producer_ids: ProducerIds::default(),
+            fetch_bytes_max: usize::try_from(config.number("fetch.max.bytes")).unwrap_or(usize::MAX),
+            fetch_sessions: Mutex::new(FetchSessions::new(slots)),
+            id,
+            config,
+            clock,
+            entropy,
+            endpoints,
+            log_dir,
+            image: Arc::clone(&published.image),
+            partitions,
+            controller,
+            flusher,
+            overdue,
+            identity,
+            founding,
+            replicators,
+        }))
+    }
+}
+
+/// Keeps the partitions, the coordinators in them, and what follows others, in step with the image.
+fn follow_image(
+    partitions: &Arc<Partitions>,
+    coordinators: &Arc<Coordinators>,
+    replicators: &Arc<OnceLock<Arc<Replicators>>>,
+) -> OnImage {
+    let (partitions, coordinators) = (Arc::clone(partitions), Arc::clone(coordinators));
+    let replicators = Arc::clone(replicators);
+    let before = Mutex::new(Arc::new(Image::default()));
+    Box::new(move |image| {
+        let before =
+            std::mem::replace(&mut *before.lock().unwrap_or_else(PoisonError::into_inner), Arc::clone(image));
+        partitions.on_image(&before, image);
+        coordinators.on_image(&before, image);
+        if let Some(replicators) = replicators.get() {
+            replicators.on_image(&before, image);
+        }
+    })
+}
+
+fn start_metadata_log(node: &Node, peers: Option<(Peers, &Address)>) -> Result<MetadataLog, StartError> {
+    let (log, _) = node.log_dir.open_log(METADATA_LOG, Uuid::ZERO, LogOptions::default())?;
+    let (peers, identity) = match peers {
+        Some((peers, own)) => (Some(peers), own.to_text().into_bytes()),
+        None => (None, Vec::new()),
+    };
+    let options = RaftOptions {
+        voter: raft_id(node.log_dir.directory_id()),
+        identity,
+        dir: node.log_dir.path().join(METADATA_DIR),
+        disk: Arc::clone(node.log_dir.disk()),
+        log,
+        snapshot_every: METADATA_SNAPSHOT_EVERY,
+        peers,
+    };
+    Ok(MetadataLog::start(options, node.controller.state_machine())?)
+}
+
+fn spread_founding(node: &Node, stopping: &Arc<AtomicBool>) -> Result<(), StartError> {
+    let (founding, stopping) = (Arc::clone(&node.founding), Arc::clone(stopping));
+    std::thread::Builder::new()
+        .name("founding".into())
+        .spawn(move || founding.spread(&|| stopping.load(Ordering::Acquire)))
+        .map(|_| ())
+        .map_err(StartError::Threads)
+}
+
+fn found_cluster(cluster_id: Uuid) -> Command {
+    Command::FoundCluster {
+        cluster_id,
+        features: vec![("metadata.version".into(), api_versions::METADATA_VERSION)],
+    }
+}
+
+fn registration(node: &Node) -> Registration {
+    Registration {
+        id: node.id,
+        directory: node.log_dir.directory_id(),
+        endpoints: node.endpoints.to_register(),
+        rack: node.config.text("broker.rack").map(Into::into),
+        cluster_id: node.identity.cluster(),
+        previous_epoch: BrokerEpoch(-1),
+        proof: match node.log_dir.last_stop() {
+            LastStop::Fresh => LogProof::Nothing,
+            LastStop::Clean(_) | LastStop::Killed => LogProof::Complete,
+            LastStop::PowerLoss => LogProof::Flushed,
+        },
+        damaged: Vec::new(),
+        fenced: true,
+    }
+}
+
+/// Where others reach this node's metadata log: as the voters' list says, or by what it listens on.
+fn own_address(node: &Node, quorum: &Quorum, sockets: &Sockets) -> Result<Address, StartError> {
+    if let Some(listed) = quorum.voters.iter().find(|voter| voter.node == node.id) {
+        return Ok(listed.clone());
+    }
+    let listeners = sockets.first.iter().chain(&sockets.then).map(Bound::address);
+    let first = listeners.into_iter().next();
+    let at = first.ok_or_else(|| StartError::NoListener("there is no listener".to_owned()))?;
+    let host = if at.host.is_empty() { "localhost".to_owned() } else { at.host };
+    Ok(Address { node: node.id, host, port: at.port })
+}
+
+fn controller_listeners(config: &Config) -> Vec<String> {
+    let names = config.text("controller.listener.names").unwrap_or_default();
+    names.split(',').map(|name| name.trim().to_ascii_uppercase()).collect()
+}
+
+/// `inter.broker.listener.name`, or the first one that is not the controller's.
+fn inter_broker_listener(config: &Config) -> Result<Arc<str>, StartError> {
+    if let Some(name) = config.text("inter.broker.listener.name").filter(|name| !name.trim().is_empty()) {
+        return Ok(name.trim().to_ascii_uppercase().into());
+    }
+    let of_controller = controller_listeners(config);
+    let listeners = listeners_of(config, "listeners")?;
+    let found = listeners.iter().find(|at| !of_controller.iter().any(|name| *name == *at.name));
+    Ok(found.map_or_else(|| "PLAINTEXT".into(), |at| Arc::clone(&at.name)))
+}
+
+fn listeners_of(config: &Config, setting: &'static str) -> Result<Vec<ListenAt>, StartError> {
+    listener::parse(config.text(setting).unwrap_or_default())
+        .map_err(|error| StartError::Listeners { setting, error })
+}
+
+/// Binds what this node listens on. A node that is alone has nobody to talk to on a controller's listener.
+fn bind(config: &Config, quorum: &Quorum) -> Result<(Sockets, Endpoints), StartError> {
+    let of_controller = controller_listeners(config);
+    let is_controllers = |at: &ListenAt| of_controller.iter().any(|name| *name == *at.name);
+    let (controllers, brokers): (Vec<_>, Vec<_>) =
+        listeners_of(config, "listeners")?.into_iter().partition(is_controllers);
+    let bind_all = |listeners: &[ListenAt]| {
+        listeners.iter().map(listener::bind).collect::<Result<Vec<Bound>, BindError>>()
+    };
+    let mut sockets = Sockets { first: Vec::new(), then: Vec::new() };
+    if !quorum.is_alone() && quorum.is_controller {
+        if controllers.is_empty() {
+            return Err(StartError::NoListener(format!(
+                "listeners has none of controller.listener.names={}: a controller of several must be reached by the others",
+                of_controller.join(",")
+            )));
+        }
+        sockets.first = bind_all(&controllers)?;
+    }
+    if quorum.is_broker {
+        sockets.then = bind_all(&brokers)?;
+    }
+    let endpoints = Endpoints::new(
+        sockets.then.iter().map(Bound::address).collect(),
+        listeners_of(config, "advertised.listeners")?,
+    );
+    Ok((sockets, endpoints))
+}
+
+/// The directory's property that says whose it is.
+const NODE_ID: &str = "node.id";
+
+fn open_log_dir(config: &Config, id: NodeId, entropy: &Entropy) -> Result<Arc<LogDir>, StartError> {
+    let path = config.text("log.dirs").or_else(|| config.text("log.dir")).unwrap_or_default().trim();
+    if path.is_empty() {
+        return Err(StartError::LogDirs("it is not set".to_owned()));
+    }
+    if path.contains(',') {
+        return Err(StartError::LogDirs(format!(
+            "one directory is used in this version, not several: {path}"
+        )));
+    }
+    let ours = id.to_string();
+    let founding = BTreeMap::from([(NODE_ID.to_owned(), ours.clone())]);
+    let dir = LogDir::open_or_found(Arc::new(RealDisk), Path::new(path), entropy.next_bytes(), founding)?;
+    let mut properties = dir.properties();
+    match properties.get(NODE_ID) {
+        Some(theirs) if *theirs == ours => {}
+        Some(theirs) => {
+            return Err(StartError::OtherNode {
+                dir: dir.path().display().to_string(),
+                theirs: theirs.clone(),
+                ours: id,
+            });
+        }
+        None => {
+            properties.insert(NODE_ID.to_owned(), ours);
+            dir.set_properties(&properties)?;
+        }
+    }
+    Ok(Arc::new(dir))
+}
