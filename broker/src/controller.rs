@@ -226,7 +226,7 @@ impl Controller {
             return self.decide_next();
         }
         if status.leader.is_some() && status.leader == self.voter_id() {
-            self.sessions.begin(status.term, self.clock.tick_ms());
+            self.begin_sessions(status.term);
             return self.decide_next();
         }
         let waiting = std::mem::take(&mut self.state().waiting);

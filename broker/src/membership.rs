@@ -6,10 +6,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use ottla_machine::controller::command::{Answer, Command, Registration};
+use ottla_machine::controller::command::{Answer, Command, LogProof, Registration};
 use ottla_protocol::error::ErrorCode;
 use ottla_protocol::messages::{BrokerBeatRequest, JoinQuorumRequest};
 use ottla_protocol::types::BrokerEpoch;
+use ottla_storage::{LogDir, StorageError};
 
 use crate::controller::Controller;
 use crate::peers::dial::Dial;
@@ -27,6 +28,7 @@ pub struct Membership {
     controller: Arc<Controller>,
     links: Arc<Links>,
     registration: Registration,
+    log_dir: Arc<LogDir>,
     /// `broker.heartbeat.interval.ms`.
     interval: Duration,
     state: Mutex<State>,
@@ -43,6 +45,22 @@ struct State {
     is_stale: bool,
 }
 
+/// The directory's property that says in which incarnation it served last.
+const BROKER_EPOCH: &str = "broker.epoch";
+
+/// The incarnation in which this directory served last; -1 for none.
+#[must_use]
+pub fn noted_epoch(log_dir: &LogDir) -> BrokerEpoch {
+    let noted = log_dir.properties().get(BROKER_EPOCH).and_then(|epoch| epoch.parse().ok());
+    BrokerEpoch(noted.unwrap_or(-1))
+}
+
+fn note_epoch(log_dir: &LogDir, epoch: BrokerEpoch) -> Result<(), StorageError> {
+    let mut properties = log_dir.properties();
+    properties.insert(BROKER_EPOCH.to_owned(), epoch.to_string());
+    log_dir.set_properties(&properties)
+}
+
 impl fmt::Debug for Membership {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Membership").field("identity", &self.identity).finish_non_exhaustive()
@@ -56,6 +74,7 @@ impl Membership {
         controller: Arc<Controller>,
         links: Arc<Links>,
         registration: Registration,
+        log_dir: Arc<LogDir>,
         interval: Duration,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -63,6 +82,7 @@ impl Membership {
             controller,
             links,
             registration,
+            log_dir,
             interval,
             state: Mutex::default(),
             wake: Condvar::new(),
@@ -132,10 +152,19 @@ impl Membership {
     /// The controller's refusal, in words.
     pub fn register(&self) -> Result<(), String> {
         loop {
-            let registration =
-                Registration { cluster_id: self.identity.cluster(), ..self.registration.clone() };
+            let mut registration = Registration {
+                cluster_id: self.identity.cluster(),
+                previous_epoch: noted_epoch(&self.log_dir),
+                ..self.registration.clone()
+            };
+            if self.identity.epoch() >= BrokerEpoch(0) {
+                // This very process has been registered before, and has lost nothing since.
+                registration.proof = LogProof::Complete;
+            }
             match self.controller.ask(Command::RegisterBroker(registration)) {
                 Answer::Registered(epoch) => {
+                    // On the disk before this broker serves: a copy of the directory that is older than that proves nothing.
+                    note_epoch(&self.log_dir, epoch).map_err(|error| error.to_string())?;
                     self.identity.set_epoch(epoch);
                     return Ok(());
                 }

@@ -27,7 +27,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use ottla_protocol::api::ApiKey;
 use ottla_protocol::frame::{self, FrameError, Prefix, RequestHeader};
-use ottla_protocol::types::{BrokerEpoch, NodeId};
+use ottla_protocol::types::NodeId;
 use ottla_protocol::wire::{DecodeError, Reader};
 
 use crate::api::{
@@ -314,11 +314,10 @@ impl Session {
             && self.limits.memory.admit(self.state.id, self.inbound.len(), &self.mailbox)
     }
 
-    /// The broker whose heartbeats came over this connection.
+    /// The node whose signs of life came over this connection.
     #[must_use]
-    pub fn beating_broker(&self) -> Option<(NodeId, BrokerEpoch)> {
-        let peer = self.state.node.as_deref().filter(|peer| peer.beats)?;
-        Some((peer.node, peer.epoch))
+    pub fn living_node(&self) -> Option<NodeId> {
+        self.state.node.as_deref().filter(|peer| peer.is_sign_of_life).map(|peer| peer.node)
     }
 
     /// What is to be sent.

@@ -228,6 +228,7 @@ impl Running {
             Arc::clone(&node.controller),
             links,
             registration(&node),
+            Arc::clone(&node.log_dir),
             Duration::from_millis(millis("broker.heartbeat.interval.ms").max(1)),
         );
         if node.founding.founders().is_none() {

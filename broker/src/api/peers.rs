@@ -26,8 +26,8 @@ pub struct Peer {
     pub epoch: BrokerEpoch,
     /// The cluster that it belongs to; zero for a fresh one.
     pub cluster: Uuid,
-    /// Its heartbeats came this way.
-    pub(crate) beats: bool,
+    /// Its heartbeats, or its quorum's messages, came this way: the end of the connection may be the end of the node.
+    pub(crate) is_sign_of_life: bool,
     pub(crate) session: ReplicaSession,
 }
 
@@ -65,7 +65,7 @@ pub fn hello(cx: &mut RequestContext<'_>, request: PeerHelloRequest) -> Reply<Pe
         directory: request.directory_id,
         epoch: BrokerEpoch(request.broker_epoch),
         cluster: theirs,
-        beats: false,
+        is_sign_of_life: false,
         session: ReplicaSession::default(),
     }));
     Reply::Now(answer)
@@ -80,6 +80,9 @@ pub(super) fn member<'a>(cx: &'a RequestContext<'_>) -> Option<&'a Peer> {
 pub fn quorum(cx: &mut RequestContext<'_>, request: QuorumRequest) -> Reply<QuorumResponse> {
     if member(cx).is_none() {
         return Reply::Close("the quorum's messages are for members of this cluster");
+    }
+    if let Some(peer) = cx.connection.node.as_deref_mut() {
+        peer.is_sign_of_life = true;
     }
     let slot = cx.defer();
     cx.node.controller.answer_quorum(request.payload.to_vec(), move |answer| {
@@ -176,7 +179,8 @@ pub fn beat(cx: &mut RequestContext<'_>, request: BrokerBeatRequest) -> Reply<Br
     let (id, epoch) = (NodeId(request.node_id), BrokerEpoch(request.broker_epoch));
     let heard = cx.node.controller.on_beat(id, epoch, request.is_ready);
     if let Some(peer) = cx.connection.node.as_deref_mut() {
-        (peer.beats, peer.epoch) = (heard.is_ok(), epoch);
+        peer.epoch = epoch;
+        peer.is_sign_of_life |= heard.is_ok();
     }
     Reply::Now(match heard {
         Ok(is_fenced) => BrokerBeatResponse { error_code: 0, is_fenced },

@@ -3,13 +3,17 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use ottla_machine::controller::command::Command;
 use ottla_protocol::error::ErrorCode;
 use ottla_protocol::types::{BrokerEpoch, NodeId};
 
-use super::Controller;
+use super::{Controller, Others};
 use crate::peers::dial::Dial;
+
+/// Between the elections that two voters call when they see the leader's end at the same moment.
+const ELECTION_STEP: Duration = Duration::from_millis(60);
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -35,12 +39,14 @@ impl Sessions {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// This node leads from here on.
-    pub(super) fn begin(&self, term: u64, tick_ms: u64) {
+    /// This node leads from here on, perhaps already. Returns whether that is news.
+    fn begin(&self, term: u64, tick_ms: u64) -> bool {
         let mut state = self.state();
-        if state.term != term {
+        let news = state.term != term;
+        if news {
             *state = State { term, began_ms: tick_ms, heard: HashMap::new() };
         }
+        news
     }
 }
 
@@ -123,22 +129,62 @@ impl Controller {
         });
     }
 
-    /// The connection by which a broker sent its heartbeats has ended. If nobody listens at its address any more, its process is gone:
-    /// waiting for its session to end would help nobody. Blocks for the attempt.
-    pub fn on_peer_gone(self: &Arc<Self>, id: NodeId, epoch: BrokerEpoch) {
+    /// This node leads from here on: who is gone already is not waited for.
+    pub(super) fn begin_sessions(self: &Arc<Self>, term: u64) {
         let Some(others) = self.others.get() else { return };
-        if !self.is_active() {
+        if !self.sessions.begin(term, self.clock.tick_ms()) {
             return;
         }
         let image = self.published.image.load();
-        let Some(broker) = image.broker(id).filter(|broker| broker.epoch == epoch && !broker.fenced) else {
+        for broker in image.brokers.values() {
+            if broker.id != others.identity.node && !broker.fenced {
+                let (controller, id) = (Arc::clone(self), broker.id);
+                others.links.handle().spawn_blocking(move || controller.fence_if_gone(id));
+            }
+        }
+    }
+
+    /// A connection by which a node showed that it lives has ended. If nobody listens at its address any more, its process is gone:
+    /// waiting for time-outs would help nobody (decision 007). Blocks for the attempt.
+    pub fn on_peer_gone(self: &Arc<Self>, id: NodeId) {
+        self.replace_if_gone(id);
+        self.fence_if_gone(id);
+    }
+
+    /// If the leader of the metadata log is gone, another is elected at once.
+    fn replace_if_gone(self: &Arc<Self>, id: NodeId) {
+        let (Some(others), Some(log)) = (self.others.get(), self.log.get()) else { return };
+        let Some(address) = self.leader_address().filter(|address| address.node == id) else { return };
+        if id == others.identity.node || !others.refuses(&address.host, address.port) {
             return;
-        };
+        }
+        let status = log.status();
+        let (Some(gone), Some(me)) = (status.leader, self.voter_id()) else { return };
+        tracing::warn!("node {id}, which leads the metadata log, is gone: its connections are refused");
+        // One after the other, or they would split the votes.
+        let rank = status.voters.iter().filter(|voter| **voter != gone).position(|voter| *voter == me);
+        let rank = u32::try_from(rank.unwrap_or_default()).unwrap_or(0);
+        log.replace_leader(gone, ELECTION_STEP * rank);
+    }
+
+    /// On the node that leads the metadata log: a broker that is gone is fenced at once.
+    fn fence_if_gone(self: &Arc<Self>, id: NodeId) {
+        let Some(others) = self.others.get().filter(|_| self.is_active()) else { return };
+        let image = self.published.image.load_full();
+        let Some(broker) = image.broker(id).filter(|broker| !broker.fenced) else { return };
         let Some(endpoint) = broker.endpoint(&others.listener) else { return };
-        let dialled = Dial::connect(&endpoint.host, endpoint.port, &others.identity.hello());
-        if dialled.is_err_and(|error| error.is_connection_refused()) {
+        if others.refuses(&endpoint.host, endpoint.port) {
             tracing::warn!("broker {id} is gone: its connections are refused; it is fenced");
+            let epoch = broker.epoch;
             self.change(Command::FenceBroker { id, epoch }, id, epoch);
         }
+    }
+}
+
+impl Others {
+    /// Whether nobody listens there.
+    fn refuses(&self, host: &str, port: u16) -> bool {
+        let dialled = Dial::connect(host, port, &self.identity.hello());
+        dialled.is_err_and(|error| error.is_connection_refused())
     }
 }

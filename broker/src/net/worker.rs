@@ -291,10 +291,10 @@ impl Worker {
         connection.with_ending(|ending| {
             self.shared.endings.ended(connection.peer, &connection.listener, ending, tick_ms);
         });
-        if let Some((id, epoch)) = connection.session.borrow().beating_broker() {
+        if let Some(id) = connection.session.borrow().living_node() {
             let node = Arc::clone(self.node());
             // It asks whether anybody listens there still, which may take a moment.
-            self.node().flusher.run_job(move || node.controller.on_peer_gone(id, epoch));
+            self.node().flusher.run_job(move || node.controller.on_peer_gone(id));
         }
         self.connections.borrow_mut().remove(&connection.id);
         self.intake.connections.fetch_sub(1, Ordering::Relaxed);
