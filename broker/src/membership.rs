@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use ottla_machine::controller::command::{Answer, Command, LogProof, Registration};
 use ottla_protocol::error::ErrorCode;
 use ottla_protocol::messages::{BrokerBeatRequest, JoinQuorumRequest};
-use ottla_protocol::types::BrokerEpoch;
+use ottla_protocol::types::{BrokerEpoch, TopicId};
 use ottla_storage::{LogDir, StorageError};
 
 use crate::controller::Controller;
@@ -43,6 +43,8 @@ struct State {
     is_serving: bool,
     /// The controller does not know this registration: it must be made anew.
     is_stale: bool,
+    /// Logs that proved to be damaged since: the controller must not count on them.
+    damaged: Vec<(TopicId, i32)>,
 }
 
 /// The directory's property that says in which incarnation it served last.
@@ -152,9 +154,11 @@ impl Membership {
     /// The controller's refusal, in words.
     pub fn register(&self) -> Result<(), String> {
         loop {
+            let damaged = self.state().damaged.clone();
             let mut registration = Registration {
                 cluster_id: self.identity.cluster(),
                 previous_epoch: noted_epoch(&self.log_dir),
+                damaged: damaged.clone(),
                 ..self.registration.clone()
             };
             if self.identity.epoch() >= BrokerEpoch(0) {
@@ -166,6 +170,7 @@ impl Membership {
                     // On the disk before this broker serves: a copy of the directory that is older than that proves nothing.
                     note_epoch(&self.log_dir, epoch).map_err(|error| error.to_string())?;
                     self.identity.set_epoch(epoch);
+                    self.state().damaged.retain(|log| !damaged.contains(log));
                     return Ok(());
                 }
                 Answer::Failed(failure) => match failure.code {
@@ -201,7 +206,7 @@ impl Membership {
             let state = self.state();
             let (state, _) = self
                 .wake
-                .wait_timeout_while(state, wait, |state| !state.stopping)
+                .wait_timeout_while(state, wait, |state| !state.stopping && !state.is_stale)
                 .unwrap_or_else(PoisonError::into_inner);
             if state.stopping {
                 return;
@@ -213,6 +218,15 @@ impl Membership {
     fn is_ready(&self) -> bool {
         let image = self.identity.image.load();
         image.broker(self.identity.node).is_some_and(|broker| broker.epoch == self.identity.epoch())
+    }
+
+    /// A log is damaged: this broker registers anew without it, so that nobody counts on it.
+    pub fn on_damage(&self, topic: TopicId, index: i32) {
+        let mut state = self.state();
+        state.damaged.push((topic, index));
+        // Before the first registration it is part of that one.
+        state.is_stale |= self.identity.epoch() >= BrokerEpoch(0);
+        self.wake.notify_all();
     }
 
     /// Sends a heartbeat; `false` if it is known at once that nobody heard it, or that another is needed soon.

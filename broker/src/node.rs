@@ -119,6 +119,7 @@ impl Node {
             in_sync: Arc::new(InSync::default()),
             lag_max_ms: 30_000,
             on_followed_flush: OnceLock::new(),
+            on_damage: OnceLock::new(),
         };
         let partitions = Arc::new(Partitions::new(host, Arc::clone(&config)));
         let identity =

@@ -75,7 +75,12 @@ pub struct Host {
     pub lag_max_ms: u64,
     /// Told of a partition that this node follows and has flushed further; set once there are other nodes.
     pub on_followed_flush: OnceLock<OnFollowedFlush>,
+    /// Told of a log whose durable bytes are missing or corrupt, under the partition's lock.
+    pub on_damage: OnceLock<OnDamage>,
 }
+
+/// See [`Host::on_damage`].
+pub type OnDamage = Box<dyn Fn(TopicId, i32) + Send + Sync>;
 
 /// See [`Host::on_followed_flush`].
 pub type OnFollowedFlush = Box<dyn Fn(&Arc<Partition>) + Send + Sync>;

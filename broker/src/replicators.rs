@@ -23,6 +23,8 @@ use crate::peers::dial::{Dial, DialError, Sender};
 
 /// After a failed connection, or an answer that says "not now".
 const PAUSE: Duration = Duration::from_millis(50);
+/// Two nodes' images are that far apart, at the most, on an ordinary day.
+const MOMENT: Duration = Duration::from_millis(3);
 /// Longer than a fetch may wait at the leader, an answer is not waited for.
 const ANSWER_GRACE: Duration = Duration::from_secs(1);
 
@@ -353,7 +355,7 @@ impl Replicator {
                     });
                 }
                 // Its partition follows the image a moment later, or its log takes nothing.
-                _ => state.later.push((now + PAUSE, key)),
+                _ => state.later.push((now + MOMENT, key)),
             }
         }
         let forgotten = std::mem::take(&mut state.forgotten);
@@ -400,6 +402,7 @@ impl Replicator {
                     state.due.insert(key);
                 }
             }
+            Followed::Soon => state.later.push((Instant::now() + MOMENT, key)),
             Followed::Later => state.later.push((Instant::now() + PAUSE, key)),
             Followed::Stopped => state.later.push((Instant::now() + 10 * PAUSE, key)),
         }

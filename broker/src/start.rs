@@ -231,6 +231,15 @@ impl Running {
             Arc::clone(&node.log_dir),
             Duration::from_millis(millis("broker.heartbeat.interval.ms").max(1)),
         );
+        let told = node.partitions.host().on_damage.set({
+            let membership = Arc::downgrade(&membership);
+            Box::new(move |topic, index| {
+                if let Some(membership) = membership.upgrade() {
+                    membership.on_damage(topic, index);
+                }
+            })
+        });
+        assert!(told.is_ok(), "named once");
         if node.founding.founders().is_none() {
             membership.join_quorum(&own, &quorum.known);
         }
@@ -343,6 +352,7 @@ impl Parts {
             in_sync: Arc::new(InSync::default()),
             lag_max_ms: u64::try_from(config.number("replica.lag.time.max.ms")).unwrap_or(0),
             on_followed_flush: OnceLock::new(),
+            on_damage: OnceLock::new(),
         };
         let partitions = Arc::new(Partitions::new(host, Arc::clone(&config)));
         let coordinators = Coordinators::new(

@@ -155,7 +155,7 @@ impl MetadataLog {
                 if !votes || metrics.current_leader != Some(gone) {
                     return;
                 }
-                metrics.vote.clone()
+                metrics.vote
             };
             // What a leader sends to the one that it wants to follow it; this one can't any more.
             let request = TransferLeaderRequest::new(vote, voter, None);

@@ -28,6 +28,8 @@ pub(crate) struct ReplicaSession {
     signal: Arc<FollowerSignal>,
     places: Vec<Option<Held>>,
     index: HashMap<(TopicId, i32), usize>,
+    /// Refusals of wishes that came beside a fetch: the next answer tells them.
+    refused: Vec<Part>,
 }
 
 #[derive(Debug)]
@@ -69,7 +71,7 @@ pub fn fetch(cx: &mut RequestContext<'_>, request: ReplicaFetchRequest) -> Reply
     for forgotten in &request.forgotten {
         session.forget((forgotten.topic_id, forgotten.partition));
     }
-    let (mut parts, mut asked) = (Vec::new(), Vec::new());
+    let (mut parts, mut asked) = (std::mem::take(&mut session.refused), Vec::new());
     for wish in wishes {
         match session.want(&node, follower, epoch, wish) {
             Ok(at) => asked.push(at),
@@ -111,12 +113,17 @@ pub fn update(cx: &mut RequestContext<'_>, request: ReplicaUpdateRequest) -> Rep
     }
     for wish in wishes {
         let known = peer.session.index.contains_key(&(wish.topic, wish.index));
-        // A refusal is told to the fetch that asks next.
-        if let Ok(at) = peer.session.want(&node, follower, epoch, wish)
-            && !known
-            && let Some(held) = &peer.session.places[at]
-        {
-            held.place.wake();
+        match peer.session.want(&node, follower, epoch, wish) {
+            Ok(at) => {
+                if !known && let Some(held) = &peer.session.places[at] {
+                    held.place.wake();
+                }
+            }
+            // Soon, for the follower may only be a moment ahead: it asks again.
+            Err(code) => {
+                peer.session.refused.push(refusal(&wish, code, Offset::NONE));
+                peer.session.signal.wake();
+            }
         }
     }
     Reply::None
@@ -149,7 +156,7 @@ impl Parked for Waiting {
         let wakeup = cx.wakeup();
         let session = &mut cx.connection.node.as_deref_mut()?.session;
         let places: Vec<usize> = session.signal.take().into_iter().map(|at| at as usize).collect();
-        let mut parts = Vec::new();
+        let mut parts = std::mem::take(&mut session.refused);
         session.look(&node, &places, self.max_bytes, &mut parts);
         if parts.is_empty() && why == Resume::Woken {
             session.signal.park(wakeup);

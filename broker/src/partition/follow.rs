@@ -15,7 +15,9 @@ use super::{Due, Partition, State};
 pub enum Followed {
     /// Ask on, from the log's end as it is now.
     On,
-    /// Ask again after a while: the leader does not see itself as one, or not in this epoch.
+    /// Ask again in a moment: the leader does not see itself as one yet, or not in this epoch.
+    Soon,
+    /// Ask again after a while.
     Later,
     /// This node follows that leader no longer, or its log takes nothing.
     Stopped,
@@ -47,7 +49,21 @@ impl Partition {
             return None;
         }
         let log = state.log.as_ref().expect("just opened");
-        // A damaged log asks for nothing until it was emptied.
+        if let Some(StorageError::Quarantined { .. }) = log.failure()
+            && !state.replica.state().isr.contains(&self.host.me)
+        {
+            // The controller knows that nothing here counts: it all comes again from the leader.
+            let log = state.log.as_mut().expect("just opened");
+            let start = log.start_offset();
+            tracing::warn!("{} is damaged: it is fetched anew from node {leader}", self.dir_name);
+            if let Err(error) = log.restart_at(start) {
+                tracing::error!("{} could not be emptied: {error}", self.dir_name);
+                return None;
+            }
+            state.replica.on_truncated(start);
+            state.producers = Default::default();
+        }
+        let log = state.log.as_ref().expect("just opened");
         if log.failure().is_some() {
             return None;
         }
@@ -81,6 +97,13 @@ impl Partition {
             (ErrorCode::None, Some(diverging)) => self.cut(&mut state, diverging).map(|()| Due::default()),
             (ErrorCode::None, None) => self.take(&mut state, answer, now_ms, tick_ms),
             (ErrorCode::OffsetOutOfRange, _) => self.start_anew(&mut state, answer).map(|()| Due::default()),
+            (
+                ErrorCode::UnknownLeaderEpoch
+                | ErrorCode::NotLeaderOrFollower
+                | ErrorCode::UnknownTopicOrPartition
+                | ErrorCode::FencedLeaderEpoch,
+                _,
+            ) => return Followed::Soon,
             _ => return Followed::Later,
         };
         let due = match outcome {

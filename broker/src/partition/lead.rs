@@ -79,6 +79,14 @@ impl FollowerSignal {
         std::mem::take(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner).noted)
     }
 
+    /// Has the fetch that waits answered, for something that belongs to no place.
+    pub fn wake(&self) {
+        let parked = self.state.lock().unwrap_or_else(PoisonError::into_inner).parked.take();
+        if let Some(wakeup) = parked {
+            wakeup.wake();
+        }
+    }
+
     /// A fetch waits for news. Those that came before this call wake it at once.
     pub fn park(&self, wakeup: Wakeup) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);

@@ -68,6 +68,9 @@ impl Partition {
 
     fn report(&self, recovery: &Recovery) {
         if let Some(damage) = &recovery.damage {
+            if let Some(on_damage) = self.host.on_damage.get() {
+                on_damage(self.topic, self.index);
+            }
             tracing::error!("{} is damaged and takes no appends: {damage}", self.dir_name);
         }
         if let Some(tail) = &recovery.cut {

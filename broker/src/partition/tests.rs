@@ -30,6 +30,7 @@ pub(crate) fn led(name: &str) -> Arc<Partition> {
         in_sync: Arc::default(),
         lag_max_ms: 30_000,
         on_followed_flush: OnceLock::new(),
+        on_damage: OnceLock::new(),
     };
     let config = Arc::new(TopicConfig::resolve(&Config::default(), &Image::default(), ME, name));
     Partition::new(Arc::new(host), Uuid([7; 16]), name.into(), 0, led_in(0), config)
