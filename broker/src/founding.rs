@@ -18,7 +18,7 @@ use crate::peers::dial::Dial;
 use crate::peers::{Address, Identity, raft_id};
 
 /// The directory's properties that say which cluster it belongs to, and who founded it.
-const CLUSTER_ID: &str = "cluster.id";
+pub(crate) const CLUSTER_ID: &str = "cluster.id";
 const FOUNDERS: &str = "founding.voters";
 /// Between two rounds of questions.
 const ROUND: Duration = Duration::from_millis(20);

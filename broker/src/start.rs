@@ -25,7 +25,7 @@ use crate::endpoints::Endpoints;
 use crate::entropy::Entropy;
 use crate::fetch_sessions::FetchSessions;
 use crate::flusher::Flusher;
-use crate::founding::Founding;
+use crate::founding::{CLUSTER_ID, Founding};
 use crate::in_sync::InSync;
 use crate::janitor::Janitor;
 use crate::membership::Membership;
@@ -133,7 +133,9 @@ impl Running {
         let entropy = Arc::new(Entropy::system());
         let id = NodeId(i32::try_from(config.number("node.id")).unwrap_or(i32::MAX));
         // The lock on the directory comes first: a second process on it must not even bind.
-        let log_dir = open_log_dir(&config, id, &entropy)?;
+        // A node that is alone founds its cluster by itself, and its directory says so from the first moment.
+        let drawn = named.unwrap_or_else(|| Uuid::from_random(entropy.next_bytes()));
+        let log_dir = open_log_dir(&config, id, &entropy, quorum.is_alone().then_some(drawn))?;
         let (sockets, endpoints) = bind(&config, &quorum)?;
         let published = Published::new();
         let identity =
@@ -145,25 +147,23 @@ impl Running {
         {
             return Err(StartError::OtherCluster { theirs: founding.cluster(), ours });
         }
-        let wanted = named.unwrap_or_else(|| Uuid::from_random(entropy.next_bytes()));
+        let wanted = if founding.cluster().is_zero() { drawn } else { founding.cluster() };
         let parts = Parts { config, clock, entropy, id, log_dir, published, identity, founding, endpoints };
         let node = parts.node()?;
         let options = NetOptions::from_config(&node.config);
         let network = Network::start(Arc::clone(&node), options).map_err(StartError::Threads)?;
         let running = Self { node, network, together: None };
         if quorum.is_alone() {
-            running.come_up_alone(named, wanted, sockets)
+            running.come_up_alone(wanted, sockets)
         } else {
             running.come_up_together(wanted, &quorum, sockets)
         }
     }
 
-    fn come_up_alone(self, named: Option<Uuid>, wanted: Uuid, sockets: Sockets) -> Result<Self, StartError> {
+    fn come_up_alone(self, wanted: Uuid, sockets: Sockets) -> Result<Self, StartError> {
         let node = &self.node;
         node.controller.attach(start_metadata_log(node, None)?);
-        // A node that was told no id belongs to the cluster that its own metadata log founded: what was drawn just now is nobody's.
-        let registration =
-            Registration { fenced: false, cluster_id: named.unwrap_or_default(), ..registration(node) };
+        let registration = Registration { fenced: false, ..registration(node) };
         // Both join one entry: the first has no answer of its own to wait for.
         node.controller.submit(found_cluster(wanted), |_| {});
         match node.controller.ask(Command::RegisterBroker(registration)) {
@@ -171,7 +171,8 @@ impl Running {
             Answer::Failed(failure) => return Err(StartError::Register(failure.message)),
             other => return Err(StartError::Register(format!("{other:?}"))),
         }
-        node.identity.set_cluster(node.controller.cluster_id());
+        // Of a directory that an earlier version made, the metadata log alone knows it.
+        node.founding.adopt(node.controller.cluster_id())?;
         self.serve()?;
         self.network.listen(sockets.first);
         self.network.listen(sockets.then);
@@ -529,7 +530,12 @@ fn bind(config: &Config, quorum: &Quorum) -> Result<(Sockets, Endpoints), StartE
 /// The directory's property that says whose it is.
 const NODE_ID: &str = "node.id";
 
-fn open_log_dir(config: &Config, id: NodeId, entropy: &Entropy) -> Result<Arc<LogDir>, StartError> {
+fn open_log_dir(
+    config: &Config,
+    id: NodeId,
+    entropy: &Entropy,
+    founded: Option<Uuid>,
+) -> Result<Arc<LogDir>, StartError> {
     let path = config.text("log.dirs").or_else(|| config.text("log.dir")).unwrap_or_default().trim();
     if path.is_empty() {
         return Err(StartError::LogDirs("it is not set".to_owned()));
@@ -540,7 +546,8 @@ fn open_log_dir(config: &Config, id: NodeId, entropy: &Entropy) -> Result<Arc<Lo
         )));
     }
     let ours = id.to_string();
-    let founding = BTreeMap::from([(NODE_ID.to_owned(), ours.clone())]);
+    let mut founding = BTreeMap::from([(NODE_ID.to_owned(), ours.clone())]);
+    founding.extend(founded.map(|cluster| (CLUSTER_ID.to_owned(), cluster.to_string())));
     let dir = LogDir::open_or_found(Arc::new(RealDisk), Path::new(path), entropy.next_bytes(), founding)?;
     let mut properties = dir.properties();
     match properties.get(NODE_ID) {
