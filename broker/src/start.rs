@@ -1,8 +1,9 @@
 //! How a node comes up: its parts built and connected, then, alone or with others, one step after the other until it serves.
 
-use std::collections::BTreeMap;
+mod directory;
+mod sockets;
+
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -11,7 +12,7 @@ use ottla_machine::controller::command::{Answer, Command, LogProof, Registration
 use ottla_machine::controller::image::Image;
 use ottla_protocol::types::{BrokerEpoch, NodeId, Uuid};
 use ottla_raft::{MetadataLog, Peers, RaftError, RaftOptions};
-use ottla_storage::{LastStop, LogDir, LogOptions, RealDisk, StorageError};
+use ottla_storage::{LastStop, LogDir, LogOptions, StorageError};
 
 use crate::api::api_versions;
 use crate::api::init_producer_id::ProducerIds;
@@ -25,11 +26,11 @@ use crate::endpoints::Endpoints;
 use crate::entropy::Entropy;
 use crate::fetch_sessions::FetchSessions;
 use crate::flusher::Flusher;
-use crate::founding::{CLUSTER_ID, Founding};
+use crate::founding::Founding;
 use crate::in_sync::InSync;
 use crate::janitor::Janitor;
 use crate::membership::Membership;
-use crate::net::listener::{self, BindError, Bound, ListenAt};
+use crate::net::listener::{self, BindError};
 use crate::net::{NetOptions, Network};
 use crate::node::Node;
 use crate::overdue::Overdue;
@@ -38,6 +39,9 @@ use crate::partitions::Partitions;
 use crate::peers::links::Links;
 use crate::peers::{Address, Identity, raft_id};
 use crate::replicators::{ReplicatorSettings, Replicators};
+
+use directory::open_log_dir;
+use sockets::{Sockets, bind, controller_listeners, inter_broker_listener, own_address};
 
 /// How long connections have to finish when the node stops.
 const NETWORK_STOP_LIMIT: Duration = Duration::from_secs(1);
@@ -107,14 +111,6 @@ struct Together {
     replicators: Arc<Replicators>,
     stopping: Arc<AtomicBool>,
     is_broker: bool,
-}
-
-/// The listeners of a node, bound, by what they are for.
-struct Sockets {
-    /// Open from the beginning: nodes must talk before any of them serves.
-    first: Vec<Bound>,
-    /// Open once this node is a part of its cluster.
-    then: Vec<Bound>,
 }
 
 impl Running {
@@ -463,106 +459,4 @@ fn registration(node: &Node) -> Registration {
         damaged: Vec::new(),
         fenced: true,
     }
-}
-
-/// Where others reach this node's metadata log: as the voters' list says, or by what it listens on.
-fn own_address(node: &Node, quorum: &Quorum, sockets: &Sockets) -> Result<Address, StartError> {
-    if let Some(listed) = quorum.voters.iter().find(|voter| voter.node == node.id) {
-        return Ok(listed.clone());
-    }
-    let listeners = sockets.first.iter().chain(&sockets.then).map(Bound::address);
-    let first = listeners.into_iter().next();
-    let at = first.ok_or_else(|| StartError::NoListener("there is no listener".to_owned()))?;
-    let host = if at.host.is_empty() { "localhost".to_owned() } else { at.host };
-    Ok(Address { node: node.id, host, port: at.port })
-}
-
-fn controller_listeners(config: &Config) -> Vec<String> {
-    let names = config.text("controller.listener.names").unwrap_or_default();
-    names.split(',').map(|name| name.trim().to_ascii_uppercase()).collect()
-}
-
-/// `inter.broker.listener.name`, or the first one that is not the controller's.
-fn inter_broker_listener(config: &Config) -> Result<Arc<str>, StartError> {
-    if let Some(name) = config.text("inter.broker.listener.name").filter(|name| !name.trim().is_empty()) {
-        return Ok(name.trim().to_ascii_uppercase().into());
-    }
-    let of_controller = controller_listeners(config);
-    let listeners = listeners_of(config, "listeners")?;
-    let found = listeners.iter().find(|at| !of_controller.iter().any(|name| *name == *at.name));
-    Ok(found.map_or_else(|| "PLAINTEXT".into(), |at| Arc::clone(&at.name)))
-}
-
-fn listeners_of(config: &Config, setting: &'static str) -> Result<Vec<ListenAt>, StartError> {
-    listener::parse(config.text(setting).unwrap_or_default())
-        .map_err(|error| StartError::Listeners { setting, error })
-}
-
-/// Binds what this node listens on. A node that is alone has nobody to talk to on a controller's listener.
-fn bind(config: &Config, quorum: &Quorum) -> Result<(Sockets, Endpoints), StartError> {
-    let of_controller = controller_listeners(config);
-    let is_controllers = |at: &ListenAt| of_controller.iter().any(|name| *name == *at.name);
-    let (controllers, brokers): (Vec<_>, Vec<_>) =
-        listeners_of(config, "listeners")?.into_iter().partition(is_controllers);
-    let bind_all = |listeners: &[ListenAt]| {
-        listeners.iter().map(listener::bind).collect::<Result<Vec<Bound>, BindError>>()
-    };
-    let mut sockets = Sockets { first: Vec::new(), then: Vec::new() };
-    if !quorum.is_alone() && quorum.is_controller {
-        if controllers.is_empty() {
-            return Err(StartError::NoListener(format!(
-                "listeners has none of controller.listener.names={}: a controller of several must be reached by the others",
-                of_controller.join(",")
-            )));
-        }
-        sockets.first = bind_all(&controllers)?;
-    }
-    if quorum.is_broker {
-        sockets.then = bind_all(&brokers)?;
-    }
-    let endpoints = Endpoints::new(
-        sockets.then.iter().map(Bound::address).collect(),
-        listeners_of(config, "advertised.listeners")?,
-    );
-    Ok((sockets, endpoints))
-}
-
-/// The directory's property that says whose it is.
-const NODE_ID: &str = "node.id";
-
-fn open_log_dir(
-    config: &Config,
-    id: NodeId,
-    entropy: &Entropy,
-    founded: Option<Uuid>,
-) -> Result<Arc<LogDir>, StartError> {
-    let path = config.text("log.dirs").or_else(|| config.text("log.dir")).unwrap_or_default().trim();
-    if path.is_empty() {
-        return Err(StartError::LogDirs("it is not set".to_owned()));
-    }
-    if path.contains(',') {
-        return Err(StartError::LogDirs(format!(
-            "one directory is used in this version, not several: {path}"
-        )));
-    }
-    let ours = id.to_string();
-    let mut founding = BTreeMap::from([(NODE_ID.to_owned(), ours.clone())]);
-    founding.extend(founded.map(|cluster| (CLUSTER_ID.to_owned(), cluster.to_string())));
-    let dir = LogDir::open_or_found(Arc::new(RealDisk), Path::new(path), entropy.next_bytes(), founding)?;
-    let mut properties = dir.properties();
-    match properties.get(NODE_ID) {
-        Some(theirs) if *theirs == ours => {}
-        Some(theirs) => {
-            return Err(StartError::OtherNode {
-                dir: dir.path().display().to_string(),
-                theirs: theirs.clone(),
-                ours: id,
-            });
-        }
-        None => {
-            properties.insert(NODE_ID.to_owned(), ours);
-            dir.set_properties(&properties)?;
-        }
-    }
-    Ok(Arc::new(dir))
 }
