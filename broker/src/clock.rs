@@ -66,6 +66,15 @@ impl Clock {
         manual.tick_ms.fetch_add(by_ms, Ordering::Relaxed);
         manual.wall_ms.fetch_add(i64::try_from(by_ms).unwrap_or(i64::MAX), Ordering::Relaxed);
     }
+
+    /// Lets the wall clock of a manual clock jump; its ticks go on as they were.
+    ///
+    /// # Panics
+    /// On a clock made by [`Clock::system`].
+    pub fn jump_ms(&self, by_ms: i64) {
+        let Source::Manual(manual) = &self.0 else { panic!("only a manual clock can jump") };
+        manual.wall_ms.fetch_add(by_ms, Ordering::Relaxed);
+    }
 }
 
 #[cfg(test)]

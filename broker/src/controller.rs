@@ -25,14 +25,14 @@ use ottla_machine::controller::record::{
 use ottla_machine::env::Env;
 use ottla_protocol::error::ErrorCode;
 use ottla_protocol::types::Uuid;
-use ottla_raft::{MetadataLog, ProposeError, StateMachine, Status};
+use ottla_raft::{ProposeError, StateMachine, Status};
 
 use crate::clock::Clock;
 use crate::entropy::Entropy;
 use crate::peers::links::Links;
 use crate::peers::{Identity, raft_id};
 
-pub use quorum::QuorumTransport;
+pub use quorum::{OnOutcome, Quorum, QuorumTransport};
 use sessions::Sessions;
 
 /// How long a proposal may take before its outcome counts as unknown.
@@ -98,7 +98,7 @@ struct State {
 pub struct Controller {
     published: Arc<Published>,
     state: Mutex<State>,
-    log: OnceLock<Arc<MetadataLog>>,
+    log: OnceLock<Arc<dyn Quorum>>,
     rules: Box<dyn ConfigRules>,
     clock: Clock,
     entropy: Arc<Entropy>,
@@ -184,22 +184,22 @@ impl Controller {
     }
 
     /// Hands over the log once it has been started.
-    pub fn attach(self: &Arc<Self>, log: MetadataLog) {
-        let log = Arc::new(log);
+    pub fn attach(self: &Arc<Self>, log: impl Quorum + 'static) {
+        let log: Arc<dyn Quorum> = Arc::new(log);
         let controller = Arc::downgrade(self);
-        log.when_stopped(move |reason| {
+        log.when_stopped(Box::new(move |reason| {
             if let Some(controller) = controller.upgrade() {
                 tracing::error!("{reason}: metadata stays as it is until this node is restarted");
                 controller.stop_deciding(Failure::new(ErrorCode::KafkaStorageError, reason));
             }
-        });
+        }));
         let controller = Arc::downgrade(self);
         assert!(self.log.set(Arc::clone(&log)).is_ok(), "the log is attached once");
-        log.watch(move |status| {
+        log.watch(Box::new(move |status| {
             if let Some(controller) = controller.upgrade() {
                 controller.on_status(&status);
             }
-        });
+        }));
         self.decide_next();
         self.sweep_later();
     }
@@ -293,7 +293,7 @@ impl Controller {
         state.sweeping = true;
         drop(state);
         let controller = Arc::clone(self);
-        log.after(WAIT_LIMIT, move || controller.sweep());
+        log.after(WAIT_LIMIT, Box::new(move || controller.sweep()));
     }
 
     fn sweep(self: &Arc<Self>) {
@@ -352,6 +352,12 @@ impl Controller {
         while log.status().leader == Some(me) && self.clock.tick_ms() < limit {
             std::thread::sleep(Duration::from_millis(2));
         }
+    }
+
+    /// Milliseconds of this node's monotonic clock.
+    #[must_use]
+    pub fn tick_ms(&self) -> u64 {
+        self.clock.tick_ms()
     }
 
     /// Which cluster the image is of; zero before its first entry.
@@ -413,8 +419,8 @@ impl Controller {
         log.propose(
             encode_entry(base.version, &records),
             PROPOSAL_LIMIT,
-            move |outcome| on_outcome.on_outcome(outcome.map(|_| ()), expected, answers),
-            move || on_settled.on_settled(term),
+            Box::new(move |outcome| on_outcome.on_outcome(outcome.map(|_| ()), expected, answers)),
+            Box::new(move || on_settled.on_settled(term)),
         );
     }
 

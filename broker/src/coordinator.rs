@@ -6,7 +6,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -48,7 +48,7 @@ pub struct Coordinators {
     image: Arc<ArcSwap<Image>>,
     partitions: Arc<Partitions>,
     flusher: Arc<Flusher>,
-    table: Mutex<HashMap<(TopicId, i32), Arc<Coordinator>>>,
+    table: Mutex<BTreeMap<(TopicId, i32), Arc<Coordinator>>>,
     ticker: Arc<Ticker>,
 }
 
@@ -180,6 +180,14 @@ impl Coordinators {
             .map(|_| ())
     }
 
+    /// Timers of groups that are due fire: on the timer thread, or by who has none.
+    pub fn tick(&self) {
+        let all: Vec<_> = lock(&self.table).values().cloned().collect();
+        for coordinator in all {
+            coordinator.tick();
+        }
+    }
+
     pub fn stop(&self) {
         lock(&self.ticker.state).stopping = true;
         self.ticker.wake.notify_all();
@@ -272,7 +280,7 @@ impl Coordinators {
         let gone: Vec<_> = {
             let mut table = lock(&self.table);
             table
-                .extract_if(|(topic, index), coordinator| !is_led(*topic, *index, coordinator.epoch))
+                .extract_if(.., |(topic, index), coordinator| !is_led(*topic, *index, coordinator.epoch))
                 .map(|(_, coordinator)| coordinator)
                 .collect()
         };
@@ -318,11 +326,7 @@ fn run_timers(coordinators: &Weak<Coordinators>, ticker: &Ticker, clock: &Clock)
             }
         }
         let Some(coordinators) = coordinators.upgrade() else { return };
-        let all: Vec<_> = lock(&coordinators.table).values().cloned().collect();
-        drop(coordinators);
-        for coordinator in all {
-            coordinator.tick();
-        }
+        coordinators.tick();
     }
 }
 

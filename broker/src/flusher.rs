@@ -9,6 +9,12 @@ use crate::partition::Partition;
 
 type Job = Box<dyn FnOnce() + Send>;
 
+/// What a thread of the flusher does next.
+pub enum Work {
+    Flush(Arc<Partition>),
+    Job(Job),
+}
+
 /// A list of partitions to flush and of jobs that may wait, and threads that work it off.
 pub struct Flusher {
     state: Mutex<State>,
@@ -89,11 +95,15 @@ impl Flusher {
         }
     }
 
+    /// The next piece of work, for who drives a flusher without threads.
+    #[must_use]
+    pub fn take(&self) -> Option<Work> {
+        let mut state = self.state();
+        let flush = state.partitions.pop_front().map(Work::Flush);
+        flush.or_else(|| state.jobs.pop_front().map(Work::Job))
+    }
+
     fn run(&self) {
-        enum Work {
-            Flush(Arc<Partition>),
-            Job(Job),
-        }
         loop {
             let work = {
                 let mut state = self.state();

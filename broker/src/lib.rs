@@ -19,6 +19,7 @@ pub mod node;
 pub mod overdue;
 pub mod partition;
 pub mod partitions;
+pub mod parts;
 pub mod peers;
 pub mod replicators;
 pub mod session;

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ottla_machine::controller::command::{Answer, Command, LogProof, Registration};
 use ottla_protocol::error::ErrorCode;
@@ -45,6 +45,27 @@ struct State {
     is_stale: bool,
     /// Logs that proved to be damaged since: the controller must not count on them.
     damaged: Vec<(TopicId, i32)>,
+    /// It is being made anew.
+    is_registering: bool,
+    /// The answer to that.
+    registered: Option<Registered>,
+    /// The tick of the next heartbeat.
+    next_beat_ms: u64,
+}
+
+/// The controller's answer to a registration.
+#[derive(Debug)]
+pub struct Registered {
+    answer: Answer,
+    /// The damaged logs that it named.
+    damaged: Vec<(TopicId, i32)>,
+}
+
+impl State {
+    /// Whether there is something to do that cannot wait.
+    fn has_news(&self) -> bool {
+        self.registered.is_some() || self.is_stale && !self.is_registering
+    }
 }
 
 /// The directory's property that says in which incarnation it served last.
@@ -152,34 +173,15 @@ impl Membership {
     ///
     /// # Errors
     /// The controller's refusal, in words.
-    pub fn register(&self) -> Result<(), String> {
+    pub fn register(self: &Arc<Self>) -> Result<(), String> {
         loop {
-            let damaged = self.state().damaged.clone();
-            let mut registration = Registration {
-                cluster_id: self.identity.cluster(),
-                previous_epoch: noted_epoch(&self.log_dir),
-                damaged: damaged.clone(),
-                ..self.registration.clone()
-            };
-            if self.identity.epoch() >= BrokerEpoch(0) {
-                // This very process has been registered before, and has lost nothing since.
-                registration.proof = LogProof::Complete;
-            }
-            match self.controller.ask(Command::RegisterBroker(registration)) {
-                Answer::Registered(epoch) => {
-                    // On the disk before this broker serves: a copy of the directory that is older than that proves nothing.
-                    note_epoch(&self.log_dir, epoch).map_err(|error| error.to_string())?;
-                    self.identity.set_epoch(epoch);
-                    self.state().damaged.retain(|log| !damaged.contains(log));
-                    return Ok(());
-                }
-                Answer::Failed(failure) => match failure.code {
-                    ErrorCode::NotController | ErrorCode::RequestTimedOut => {
-                        tracing::info!("not registered yet: {}", failure.message);
-                    }
-                    _ => return Err(failure.message),
-                },
-                other => return Err(format!("{other:?}")),
+            let (to, from) = std::sync::mpsc::sync_channel(1);
+            self.ask_to_register(move |answered| {
+                let _ = to.send(answered);
+            });
+            let Ok(answered) = from.recv() else { return Err("the node stops".to_owned()) };
+            if self.on_registered(answered)? {
+                return Ok(());
             }
             if self.state().stopping {
                 return Err("the node stops".to_owned());
@@ -187,31 +189,102 @@ impl Membership {
         }
     }
 
-    fn run(self: &Arc<Self>) {
-        let mut next_beat = Instant::now();
-        loop {
-            if self.state().is_stale {
-                self.state().is_stale = false;
-                if let Err(message) = self.register() {
-                    tracing::error!("this broker could not register again: {message}");
+    /// Asks once; `then` gets what [`Self::on_registered`] takes.
+    pub fn ask_to_register(self: &Arc<Self>, then: impl FnOnce(Registered) + Send + 'static) {
+        let damaged = self.state().damaged.clone();
+        let mut registration = Registration {
+            cluster_id: self.identity.cluster(),
+            previous_epoch: noted_epoch(&self.log_dir),
+            damaged: damaged.clone(),
+            ..self.registration.clone()
+        };
+        if self.identity.epoch() >= BrokerEpoch(0) {
+            // This very process has been registered before, and has lost nothing since.
+            registration.proof = LogProof::Complete;
+        }
+        let command = Command::RegisterBroker(registration);
+        self.controller.submit(command, move |answer| then(Registered { answer, damaged }));
+    }
+
+    /// Takes the answer to a registration: whether this incarnation is registered now. Waits for the disk.
+    ///
+    /// # Errors
+    /// The controller's refusal, in words.
+    pub fn on_registered(&self, registered: Registered) -> Result<bool, String> {
+        let Registered { answer, damaged } = registered;
+        match answer {
+            Answer::Registered(epoch) => {
+                // On the disk before this broker serves: a copy of the directory that is older than that proves nothing.
+                note_epoch(&self.log_dir, epoch).map_err(|error| error.to_string())?;
+                self.identity.set_epoch(epoch);
+                self.state().damaged.retain(|log| !damaged.contains(log));
+                Ok(true)
+            }
+            Answer::Failed(failure) => match failure.code {
+                ErrorCode::NotController | ErrorCode::RequestTimedOut => {
+                    tracing::info!("not registered yet: {}", failure.message);
+                    Ok(false)
                 }
-            }
-            let now = Instant::now();
-            if now >= next_beat && self.identity.epoch() >= BrokerEpoch(0) {
-                let heard = self.beat();
-                next_beat = now + if heard { self.interval } else { LOOK_EVERY };
-            }
-            self.controller.check_sessions();
-            let wait = next_beat.saturating_duration_since(Instant::now()).min(CHECK_EVERY);
+                _ => Err(failure.message),
+            },
+            other => Err(format!("{other:?}")),
+        }
+    }
+
+    fn run(self: &Arc<Self>) {
+        loop {
+            let wait = self.turn();
             let state = self.state();
             let (state, _) = self
                 .wake
-                .wait_timeout_while(state, wait, |state| !state.stopping && !state.is_stale)
+                .wait_timeout_while(state, wait, |state| !state.stopping && !state.has_news())
                 .unwrap_or_else(PoisonError::into_inner);
             if state.stopping {
                 return;
             }
         }
+    }
+
+    /// Does what is due, and says how long nothing more is. Waits for nobody but the disk.
+    pub fn turn(self: &Arc<Self>) -> Duration {
+        let registered = self.state().registered.take();
+        if let Some(registered) = registered {
+            let outcome = self.on_registered(registered);
+            let mut state = self.state();
+            state.is_registering = false;
+            state.is_stale |= matches!(outcome, Ok(false));
+            drop(state);
+            if let Err(message) = outcome {
+                tracing::error!("this broker could not register again: {message}");
+            }
+        }
+        let again = {
+            let mut state = self.state();
+            let again = state.is_stale && !state.is_registering;
+            if again {
+                (state.is_stale, state.is_registering) = (false, true);
+            }
+            again
+        };
+        if again {
+            let membership = Arc::clone(self);
+            self.ask_to_register(move |registered| {
+                membership.state().registered = Some(registered);
+                membership.wake.notify_all();
+            });
+        }
+        let now_ms = self.controller.tick_ms();
+        let beats = {
+            let state = self.state();
+            now_ms >= state.next_beat_ms && !state.is_registering
+        };
+        if beats && self.identity.epoch() >= BrokerEpoch(0) {
+            let pause = if self.beat() { self.interval } else { LOOK_EVERY };
+            self.state().next_beat_ms = now_ms + u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+        }
+        self.controller.check_sessions();
+        let next_ms = self.state().next_beat_ms.saturating_sub(self.controller.tick_ms());
+        Duration::from_millis(next_ms).min(CHECK_EVERY)
     }
 
     /// Whether this node's own image has its registration: then it knows everything that was decided before it.

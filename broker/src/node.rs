@@ -41,7 +41,8 @@ pub struct Node {
     pub controller: Arc<Controller>,
     /// Where work that waits for the disk is done.
     pub flusher: Arc<Flusher>,
-    pub(crate) overdue: Arc<Overdue>,
+    /// What looks after partitions where something may become late.
+    pub overdue: Arc<Overdue>,
     /// The group coordinators that this node hosts.
     pub coordinators: Arc<Coordinators>,
     pub(crate) janitor: OnceLock<Janitor>,
@@ -58,7 +59,7 @@ pub struct Node {
 
 impl Node {
     /// From here on this node follows others, and tells them what it has flushed.
-    pub(crate) fn follow_with(&self, replicators: &Arc<Replicators>) {
+    pub fn follow_with(&self, replicators: &Arc<Replicators>) {
         assert!(self.replicators.set(Arc::clone(replicators)).is_ok(), "named once");
         let weak = Arc::downgrade(replicators);
         let told = self.partitions.host().on_followed_flush.set(Box::new(move |partition| {

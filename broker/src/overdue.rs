@@ -84,10 +84,19 @@ impl Overdue {
                 }
                 std::mem::take(&mut state.partitions)
             };
-            let tick_ms = clock.tick_ms();
-            let mut kept = partitions;
-            kept.retain(|partition| partition.look_after(tick_ms));
-            self.state().partitions.append(&mut kept);
+            self.look_after(partitions, clock.tick_ms());
         }
+    }
+
+    /// Goes through the list once, for who has no thread.
+    pub fn look(&self, tick_ms: u64) {
+        let partitions = std::mem::take(&mut self.state().partitions);
+        self.look_after(partitions, tick_ms);
+    }
+
+    fn look_after(&self, partitions: Vec<Arc<Partition>>, tick_ms: u64) {
+        let mut kept = partitions;
+        kept.retain(|partition| partition.look_after(tick_ms));
+        self.state().partitions.append(&mut kept);
     }
 }

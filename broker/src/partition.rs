@@ -227,24 +227,37 @@ impl Partition {
 
     /// One round of group commit, on a flusher's thread.
     pub(crate) fn flush(self: &Arc<Self>) {
+        if let Some(round) = self.begin_flush() {
+            let result = round.sync();
+            self.finish_flush(round, result);
+        }
+    }
+
+    /// The first third of it: what the log's end is now will be flushed. `None`: there is nothing, or somebody is at it.
+    pub fn begin_flush(self: &Arc<Self>) -> Option<FlushRound> {
         let (ticket, save) = {
             // From here on an append asks for another round.
             self.flush_queued.store(false, Ordering::Release);
             let mut state = self.lock();
             if state.flushing {
                 state.flush_again = true;
-                return;
+                return None;
             }
             state.unflushed_records = 0;
             state.unflushed_since_ms = None;
             state.unflushed_bytes = 0;
             state.rolled = false;
-            let Some(ticket) = state.log.as_mut().and_then(Log::begin_flush) else { return };
+            let ticket = state.log.as_mut().and_then(Log::begin_flush)?;
             state.flushing = true;
             (ticket, self.producers_to_save(&mut state, false))
         };
-        let result = ticket.sync();
-        if self.finish_flush(ticket, result)
+        Some(FlushRound { ticket, save })
+    }
+
+    /// The last third: what the round covers is on the disk, or `result` says why not.
+    pub fn finish_flush(self: &Arc<Self>, round: FlushRound, result: std::io::Result<()>) {
+        let FlushRound { ticket, save } = round;
+        if self.flushed(ticket, result)
             && let Some(save) = save
         {
             self.save_producers(&save);
@@ -252,7 +265,7 @@ impl Partition {
     }
 
     /// Whether what the ticket covers is on the disk.
-    fn finish_flush(self: &Arc<Self>, ticket: FlushTicket, result: std::io::Result<()>) -> bool {
+    fn flushed(self: &Arc<Self>, ticket: FlushTicket, result: std::io::Result<()>) -> bool {
         let mut state = self.lock();
         state.flushing = false;
         let asked = std::mem::take(&mut state.flush_again);
@@ -367,6 +380,22 @@ impl Partition {
         }
         due.complete();
         result
+    }
+}
+
+/// A flush under way.
+pub struct FlushRound {
+    ticket: FlushTicket,
+    save: Option<open::ProducersToSave>,
+}
+
+impl FlushRound {
+    /// The second third: waits for the disk, without the partition's lock.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn sync(&self) -> std::io::Result<()> {
+        self.ticket.sync()
     }
 }
 

@@ -51,10 +51,13 @@ impl Partitions {
         self.table().get(&topic)?.partitions.get(usize::try_from(index).ok()?).cloned()
     }
 
-    /// All of them, in no order.
+    /// All of them, in the order of their topics' ids.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Partition>> {
-        self.table().values().flat_map(|topic| topic.partitions.iter().cloned()).collect()
+        let mut all: Vec<_> =
+            self.table().values().flat_map(|topic| topic.partitions.iter().cloned()).collect();
+        all.sort_by_key(|partition| (partition.topic, partition.index));
+        all
     }
 
     /// After a crash: opens every log that has files, on a thread that may wait, then says that recovery is complete.

@@ -1,32 +1,34 @@
-//! Following: for each broker that leads partitions of ours, one thread that fetches all of them over one connection and appends what
-//! comes. The same thread asks, reads and appends, so records cross no queue on their way.
+//! Following: for each broker that leads partitions of ours, one thread (`thread`) that fetches all of them over one connection and
+//! appends what comes. The same thread asks, reads and appends, so records cross no queue on their way.
 
-use std::collections::{HashMap, HashSet};
+mod thread;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use ottla_machine::controller::image::{DiffItem, Image};
 use ottla_protocol::error::ErrorCode;
+use ottla_protocol::frame;
 use ottla_protocol::messages::replica_fetch_request::{ForgottenReplica, ReplicaWish};
 use ottla_protocol::messages::replica_fetch_response::ReplicaData;
 use ottla_protocol::messages::replica_update_request::UpdatedWish;
-use ottla_protocol::messages::{ReplicaFetchRequest, ReplicaUpdateRequest};
+use ottla_protocol::messages::{ReplicaFetchRequest, ReplicaFetchResponse, ReplicaUpdateRequest};
 use ottla_protocol::types::{LeaderEpoch, NodeId, Offset, TopicId};
 
-use crate::partition::{Followed, LeaderAnswer, Partition, Wish};
+use crate::clock::Clock;
+use crate::partition::{Followed, LeaderAnswer, Partition};
 use crate::partitions::Partitions;
 use crate::peers::Identity;
-use crate::peers::dial::{Dial, DialError, Sender};
 
 /// After a failed connection, or an answer that says "not now".
-const PAUSE: Duration = Duration::from_millis(50);
+pub const PAUSE_MS: u64 = 50;
 /// Two nodes' images are that far apart, at the most, on an ordinary day.
-const MOMENT: Duration = Duration::from_millis(3);
+const MOMENT_MS: u64 = 3;
 /// Longer than a fetch may wait at the leader, an answer is not waited for.
-const ANSWER_GRACE: Duration = Duration::from_secs(1);
+pub const ANSWER_GRACE_MS: u64 = 1_000;
 
 type Key = (TopicId, i32);
 
@@ -36,10 +38,12 @@ pub struct ReplicatorSettings {
     /// The listener that brokers use among themselves.
     pub listener: Arc<str>,
     /// `replica.fetch.wait.max.ms`.
-    pub max_wait: Duration,
+    pub max_wait_ms: u64,
     /// `replica.fetch.response.max.bytes`.
     pub max_bytes: i32,
 }
+
+pub use thread::follow_on_threads;
 
 /// All of this node.
 pub struct Replicators {
@@ -47,12 +51,26 @@ pub struct Replicators {
     image: Arc<ArcSwap<Image>>,
     partitions: Arc<Partitions>,
     settings: ReplicatorSettings,
-    table: Mutex<HashMap<NodeId, Arc<Replicator>>>,
+    clock: Clock,
+    on_leader: OnLeader,
+    table: Mutex<BTreeMap<NodeId, Arc<Replicator>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
-/// From one leader.
-struct Replicator {
+/// The sending half of a connection to a leader.
+pub trait Sending: Send {
+    /// Sends without ever waiting; `false` if the connection takes no more at the moment. What was sent in part only ends it.
+    fn try_send(&self, frame: &[u8]) -> bool;
+    /// Ends the connection, also for who reads.
+    fn close(&self);
+}
+
+/// Begins to serve a leader that was not followed before: a thread, or a simulation's.
+pub type OnLeader = Box<dyn Fn(&Arc<Replicators>, &Arc<Replicator>) + Send + Sync>;
+
+/// From one leader. Synchronous: whoever has the connection calls [`Replicator::begin`], then [`Replicator::ask`] and
+/// [`Replicator::on_answer`] in turn, and [`Replicator::end`].
+pub struct Replicator {
     leader: NodeId,
     state: Mutex<State>,
     wake: Condvar,
@@ -60,14 +78,14 @@ struct Replicator {
 
 #[derive(Default)]
 struct State {
-    followed: HashMap<Key, Arc<Partition>>,
+    followed: BTreeMap<Key, Arc<Partition>>,
     /// To be asked for with the next fetch.
-    due: HashSet<Key>,
-    /// To be asked for again at some time.
-    later: Vec<(Instant, Key)>,
+    due: BTreeSet<Key>,
+    /// To be asked for again at some tick.
+    later: Vec<(u64, Key)>,
     forgotten: Vec<Key>,
     /// The connection, while there is one.
-    sender: Option<Sender>,
+    sender: Option<Box<dyn Sending>>,
     stopping: bool,
 }
 
@@ -84,24 +102,28 @@ impl Replicators {
         image: Arc<ArcSwap<Image>>,
         partitions: Arc<Partitions>,
         settings: ReplicatorSettings,
+        clock: Clock,
+        on_leader: OnLeader,
     ) -> Arc<Self> {
         Arc::new(Self {
             identity,
             image,
             partitions,
             settings,
+            clock,
+            on_leader,
             table: Mutex::default(),
             threads: Mutex::default(),
         })
     }
 
-    fn table(&self) -> MutexGuard<'_, HashMap<NodeId, Arc<Replicator>>> {
+    fn table(&self) -> MutexGuard<'_, BTreeMap<NodeId, Arc<Replicator>>> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Follows the step from one image to the next, after the partitions did.
     pub fn on_image(self: &Arc<Self>, before: &Image, image: &Image) {
-        let mut news: HashMap<NodeId, Vec<Key>> = HashMap::new();
+        let mut news: BTreeMap<NodeId, Vec<Key>> = BTreeMap::new();
         for item in before.topics.diff(&image.topics) {
             let (old, new) = match item {
                 DiffItem::Add(_, new) => (None, Some(new)),
@@ -163,12 +185,8 @@ impl Replicators {
         }
         let replicator = Arc::new(Replicator { leader, state: Mutex::default(), wake: Condvar::new() });
         table.insert(leader, Arc::clone(&replicator));
-        let (all, own) = (Arc::clone(self), Arc::clone(&replicator));
-        let thread = std::thread::Builder::new()
-            .name(format!("follow-{leader}"))
-            .spawn(move || own.run(&all))
-            .expect("the operating system has a thread for each other broker");
-        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        drop(table);
+        (self.on_leader)(self, &replicator);
         replicator
     }
 
@@ -256,94 +274,62 @@ impl Replicator {
             })
         });
         let request = ReplicaUpdateRequest { wishes: wishes.collect(), ..Default::default() };
-        let sent = state.sender.as_ref().is_some_and(|sender| sender.try_send(&request));
+        let frame = frame::encode_request(&request, 0, 0, None);
+        let sent = state.sender.as_ref().is_some_and(|sender| sender.try_send(&frame));
         if !sent {
             state.due.extend(request.wishes.iter().map(|wish| (wish.topic_id, wish.partition)));
         }
     }
 
-    fn run(&self, all: &Replicators) {
-        loop {
-            {
-                let mut state = self.state();
-                while state.followed.is_empty() && !state.stopping {
-                    state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
-                }
-                if state.stopping {
-                    return;
-                }
-            }
-            if let Err(error) = self.converse(all) {
-                tracing::debug!("following node {}: {error}", self.leader);
-            }
-            let mut state = self.state();
-            state.sender = None;
-            let (state, _) = self
-                .wake
-                .wait_timeout_while(state, PAUSE, |state| !state.stopping)
-                .unwrap_or_else(PoisonError::into_inner);
-            if state.stopping {
-                return;
-            }
-        }
+    /// A connection to the leader begins: everything is asked for anew.
+    pub fn begin(&self, sender: Box<dyn Sending>) {
+        let mut state = self.state();
+        state.sender = Some(sender);
+        let keys: Vec<Key> = state.followed.keys().copied().collect();
+        state.due.extend(keys);
+        state.forgotten.clear();
     }
 
-    /// One connection, from its greeting to its end.
-    fn converse(&self, all: &Replicators) -> Result<(), DialError> {
-        let image = all.image.load_full();
-        let endpoint = image.broker(self.leader).and_then(|leader| leader.endpoint(&all.settings.listener));
-        let Some(endpoint) = endpoint else {
-            return Err(DialError::Unreadable(format!("it has no listener {}", all.settings.listener)));
-        };
-        let (mut dial, greeted) = Dial::connect(&endpoint.host, endpoint.port, &all.identity.hello())?;
-        if greeted.node_id != self.leader.0 {
-            return Err(DialError::Unreadable(format!("node {} answers at its address", greeted.node_id)));
-        }
-        dial.set_patience(all.settings.max_wait + ANSWER_GRACE)?;
-        {
-            let mut state = self.state();
-            state.sender = Some(dial.sender()?);
-            let keys: Vec<Key> = state.followed.keys().copied().collect();
-            state.due.extend(keys);
-            state.forgotten.clear();
-        }
-        let mut sent: HashMap<Key, Wish> = HashMap::new();
-        loop {
-            if !self.ask(all, &mut dial, &mut sent)? {
-                return Ok(());
-            }
-            let answer = dial.receive::<ReplicaFetchRequest>()?;
-            if answer.error_code != 0 {
-                let code = ErrorCode::from_code(answer.error_code).unwrap_or(ErrorCode::UnknownServerError);
-                return Err(DialError::Refused(code, String::new()));
-            }
-            for data in &answer.partitions {
-                self.take(data);
-            }
-        }
+    /// The connection has ended.
+    pub fn end(&self) {
+        self.state().sender = None;
+    }
+
+    /// Whether there is anything to follow.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        let state = self.state();
+        !state.followed.is_empty() && !state.stopping
+    }
+
+    /// The broker that is followed.
+    #[must_use]
+    pub fn leader(&self) -> NodeId {
+        self.leader
     }
 
     /// Sends the next fetch; `false` if there is nothing to follow any more.
-    fn ask(
+    ///
+    /// # Errors
+    /// Those of `send`.
+    pub fn ask<E>(
         &self,
         all: &Replicators,
-        dial: &mut Dial,
-        sent: &mut HashMap<Key, Wish>,
-    ) -> Result<bool, DialError> {
+        send: impl FnOnce(&ReplicaFetchRequest) -> Result<(), E>,
+    ) -> Result<bool, E> {
         let mut state = self.state();
         if state.stopping || state.followed.is_empty() || state.sender.is_none() {
             return Ok(false);
         }
-        let now = Instant::now();
+        let now = all.clock.tick_ms();
         let due: Vec<Key> = state.later.extract_if(.., |(at, _)| *at <= now).map(|(_, key)| key).collect();
         state.due.extend(due);
-        let keys: Vec<Key> = state.due.drain().collect();
+        let keys = std::mem::take(&mut state.due);
         let mut wishes = Vec::with_capacity(keys.len());
         for key in keys {
             let Some(partition) = state.followed.get(&key) else { continue };
             match partition.wish() {
                 Some((leader, wish)) if leader == self.leader => {
-                    sent.insert(key, wish);
                     wishes.push(ReplicaWish {
                         topic_id: wish.topic,
                         partition: wish.index,
@@ -355,7 +341,7 @@ impl Replicator {
                     });
                 }
                 // Its partition follows the image a moment later, or its log takes nothing.
-                _ => state.later.push((now + MOMENT, key)),
+                _ => state.later.push((now + MOMENT_MS, key)),
             }
         }
         let forgotten = std::mem::take(&mut state.forgotten);
@@ -363,20 +349,34 @@ impl Replicator {
             forgotten.into_iter().map(|(topic_id, partition)| ForgottenReplica { topic_id, partition });
         // What is to be asked for again soon must not wait for what others wait for.
         let wait = match state.later.iter().map(|(at, _)| *at).min() {
-            Some(at) => at.saturating_duration_since(now).min(all.settings.max_wait),
-            None => all.settings.max_wait,
+            Some(at) => at.saturating_sub(now).min(all.settings.max_wait_ms),
+            None => all.settings.max_wait_ms,
         };
         let request = ReplicaFetchRequest {
-            max_wait_ms: i32::try_from(wait.as_millis()).unwrap_or(i32::MAX),
+            max_wait_ms: i32::try_from(wait).unwrap_or(i32::MAX),
             max_bytes: all.settings.max_bytes,
             wishes,
             forgotten: forgotten.collect(),
         };
-        dial.send(&request)?;
+        // Under the lock, so that what is told later is never older.
+        send(&request)?;
         Ok(true)
     }
 
-    fn take(&self, data: &ReplicaData) {
+    /// Does what the leader's answer asks for.
+    ///
+    /// # Errors
+    /// The code by which it refuses this follower.
+    pub fn on_answer(&self, all: &Replicators, answer: &ReplicaFetchResponse) -> Result<(), ErrorCode> {
+        if answer.error_code != 0 {
+            return Err(ErrorCode::from_code(answer.error_code).unwrap_or(ErrorCode::UnknownServerError));
+        }
+        let tick_ms = all.clock.tick_ms();
+        answer.partitions.iter().for_each(|data| self.take(data, tick_ms));
+        Ok(())
+    }
+
+    fn take(&self, data: &ReplicaData, tick_ms: u64) {
         let key = (data.topic_id, data.partition);
         let Some(partition) = self.state().followed.get(&key).cloned() else { return };
         let diverging = (data.diverging_epoch >= 0)
@@ -402,9 +402,9 @@ impl Replicator {
                     state.due.insert(key);
                 }
             }
-            Followed::Soon => state.later.push((Instant::now() + MOMENT, key)),
-            Followed::Later => state.later.push((Instant::now() + PAUSE, key)),
-            Followed::Stopped => state.later.push((Instant::now() + 10 * PAUSE, key)),
+            Followed::Soon => state.later.push((tick_ms + MOMENT_MS, key)),
+            Followed::Later => state.later.push((tick_ms + PAUSE_MS, key)),
+            Followed::Stopped => state.later.push((tick_ms + 10 * PAUSE_MS, key)),
         }
     }
 }

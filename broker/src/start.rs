@@ -4,41 +4,33 @@ mod directory;
 mod sockets;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use ottla_machine::controller::command::{Answer, Command, LogProof, Registration};
-use ottla_machine::controller::image::Image;
-use ottla_protocol::types::{BrokerEpoch, NodeId, Uuid};
+use ottla_machine::controller::command::{Answer, Command, Registration};
+use ottla_protocol::types::{NodeId, Uuid};
 use ottla_raft::{MetadataLog, Peers, RaftError, RaftOptions};
 use ottla_storage::{LastStop, LogDir, LogOptions, StorageError};
 
 use crate::api::api_versions;
-use crate::api::init_producer_id::ProducerIds;
 use crate::clock::Clock;
 use crate::config::quorum::Quorum;
-use crate::config::rules::Rules;
 use crate::config::{Config, ConfigError};
-use crate::controller::{Controller, OnImage, Others, Published, QuorumTransport};
-use crate::coordinator::Coordinators;
+use crate::controller::{Published, QuorumTransport};
 use crate::endpoints::Endpoints;
 use crate::entropy::Entropy;
-use crate::fetch_sessions::FetchSessions;
 use crate::flusher::Flusher;
 use crate::founding::Founding;
-use crate::in_sync::InSync;
 use crate::janitor::Janitor;
 use crate::membership::Membership;
 use crate::net::listener::{self, BindError};
 use crate::net::{NetOptions, Network};
 use crate::node::Node;
-use crate::overdue::Overdue;
-use crate::partition::Host;
-use crate::partitions::Partitions;
+use crate::parts::{self, Parts, registration};
 use crate::peers::links::Links;
 use crate::peers::{Address, Identity, raft_id};
-use crate::replicators::{ReplicatorSettings, Replicators};
+use crate::replicators::{Replicators, follow_on_threads};
 
 use directory::open_log_dir;
 use sockets::{Sockets, bind, controller_listeners, inter_broker_listener, own_address};
@@ -144,8 +136,11 @@ impl Running {
             return Err(StartError::OtherCluster { theirs: founding.cluster(), ours });
         }
         let wanted = if founding.cluster().is_zero() { drawn } else { founding.cluster() };
-        let parts = Parts { config, clock, entropy, id, log_dir, published, identity, founding, endpoints };
-        let node = parts.node()?;
+        let flusher = Flusher::start(DISK_THREADS).map_err(StartError::Threads)?;
+        let parts =
+            Parts { config, clock, entropy, id, log_dir, published, identity, founding, endpoints, flusher };
+        let node = parts.node();
+        node.overdue.start(node.clock.clone()).map_err(StartError::Threads)?;
         let options = NetOptions::from_config(&node.config);
         let network = Network::start(Arc::clone(&node), options).map_err(StartError::Threads)?;
         let running = Self { node, network, together: None };
@@ -188,30 +183,8 @@ impl Running {
         self.network.wait_started().map_err(StartError::Threads)?;
         node.founding.settle(&quorum.known, wanted)?;
         let links = Links::start(Arc::clone(&node.identity)).map_err(StartError::Threads)?;
-        let millis = |name: &str| u64::try_from(node.config.number(name)).unwrap_or(0);
         let listener = inter_broker_listener(&node.config)?;
-        node.controller.connect(Others {
-            links: Arc::clone(&links),
-            identity: Arc::clone(&node.identity),
-            session_timeout_ms: millis("broker.session.timeout.ms"),
-            listener: Arc::clone(&listener),
-        });
-        node.partitions.host().in_sync.attach(node.id, &node.controller, {
-            let identity = Arc::clone(&node.identity);
-            move || identity.epoch()
-        });
-        let replicators = Replicators::new(
-            Arc::clone(&node.identity),
-            Arc::clone(&node.image),
-            Arc::clone(&node.partitions),
-            ReplicatorSettings {
-                listener,
-                max_wait: Duration::from_millis(millis("replica.fetch.wait.max.ms")),
-                max_bytes: i32::try_from(node.config.number("replica.fetch.response.max.bytes"))
-                    .unwrap_or(i32::MAX),
-            },
-        );
-        node.follow_with(&replicators);
+        let (replicators, membership) = parts::connect(&node, &links, &listener, follow_on_threads());
         let peers = Peers {
             heartbeat: QUORUM_HEARTBEAT,
             election: QUORUM_ELECTION,
@@ -220,23 +193,6 @@ impl Running {
         node.controller.attach(start_metadata_log(&node, Some((peers, &own)))?);
         let stopping = Arc::new(AtomicBool::new(false));
         spread_founding(&node, &stopping)?;
-        let membership = Membership::new(
-            Arc::clone(&node.identity),
-            Arc::clone(&node.controller),
-            links,
-            registration(&node),
-            Arc::clone(&node.log_dir),
-            Duration::from_millis(millis("broker.heartbeat.interval.ms").max(1)),
-        );
-        let told = node.partitions.host().on_damage.set({
-            let membership = Arc::downgrade(&membership);
-            Box::new(move |topic, index| {
-                if let Some(membership) = membership.upgrade() {
-                    membership.on_damage(topic, index);
-                }
-            })
-        });
-        assert!(told.is_ok(), "named once");
         if node.founding.founders().is_none() {
             membership.join_quorum(&own, &quorum.known);
         }
@@ -320,95 +276,6 @@ impl Running {
     }
 }
 
-/// What a node is built from.
-struct Parts {
-    config: Arc<Config>,
-    clock: Clock,
-    entropy: Arc<Entropy>,
-    id: NodeId,
-    log_dir: Arc<LogDir>,
-    published: Arc<Published>,
-    identity: Arc<Identity>,
-    founding: Arc<Founding>,
-    endpoints: Endpoints,
-}
-
-impl Parts {
-    fn node(self) -> Result<Arc<Node>, StartError> {
-        let Self { config, clock, entropy, id, log_dir, published, identity, founding, endpoints } = self;
-        let flusher = Flusher::start(DISK_THREADS).map_err(StartError::Threads)?;
-        let overdue = Arc::new(Overdue::default());
-        overdue.start(clock.clone()).map_err(StartError::Threads)?;
-        let host = Host {
-            me: id,
-            log_dir: Arc::clone(&log_dir),
-            flusher: Arc::clone(&flusher),
-            overdue: Arc::clone(&overdue),
-            clock: clock.clone(),
-            image: Arc::clone(&published.image),
-            in_sync: Arc::new(InSync::default()),
-            lag_max_ms: u64::try_from(config.number("replica.lag.time.max.ms")).unwrap_or(0),
-            on_followed_flush: OnceLock::new(),
-            on_damage: OnceLock::new(),
-        };
-        let partitions = Arc::new(Partitions::new(host, Arc::clone(&config)));
-        let coordinators = Coordinators::new(
-            id,
-            &config,
-            clock.clone(),
-            Arc::clone(&published.image),
-            Arc::clone(&partitions),
-            Arc::clone(&flusher),
-        );
-        let replicators = Arc::new(OnceLock::new());
-        published.subscribe(follow_image(&partitions, &coordinators, &replicators));
-        let rules = Box::new(Rules { config: Arc::clone(&config), node: id });
-        let controller = Controller::new(Arc::clone(&published), rules, clock.clone(), Arc::clone(&entropy));
-        let slots = usize::try_from(config.number("max.incremental.fetch.session.cache.slots")).unwrap_or(0);
-        Ok(Arc::new(Node {
-            coordinators,
-            janitor: OnceLock::new(),
-            producer_ids: ProducerIds::default(),
-            fetch_bytes_max: usize::try_from(config.number("fetch.max.bytes")).unwrap_or(usize::MAX),
-            fetch_sessions: Mutex::new(FetchSessions::new(slots)),
-            id,
-            config,
-            clock,
-            entropy,
-            endpoints,
-            log_dir,
-            image: Arc::clone(&published.image),
-            partitions,
-            controller,
-            flusher,
-            overdue,
-            identity,
-            founding,
-            replicators,
-        }))
-    }
-}
-
-/// Keeps the partitions, the coordinators in them, and what follows others, in step with the image.
-fn follow_image(
-    partitions: &Arc<Partitions>,
-    coordinators: &Arc<Coordinators>,
-    replicators: &Arc<OnceLock<Arc<Replicators>>>,
-) -> OnImage {
-    let (partitions, coordinators) = (Arc::clone(partitions), Arc::clone(coordinators));
-    let replicators = Arc::clone(replicators);
-    let before = Mutex::new(Arc::new(Image::default()));
-    Box::new(move |image| {
-        let before =
-            std::mem::replace(&mut *before.lock().unwrap_or_else(PoisonError::into_inner), Arc::clone(image));
-        partitions.on_image(&before, image);
-        coordinators.on_image(&before, image);
-        if let Some(replicators) = replicators.get() {
-            replicators.on_image(&before, image);
-        }
-    })
-}
-
 fn start_metadata_log(node: &Node, peers: Option<(Peers, &Address)>) -> Result<MetadataLog, StartError> {
     let (log, _) = node.log_dir.open_log(METADATA_LOG, Uuid::ZERO, LogOptions::default())?;
     let (peers, identity) = match peers {
@@ -440,23 +307,5 @@ fn found_cluster(cluster_id: Uuid) -> Command {
     Command::FoundCluster {
         cluster_id,
         features: vec![("metadata.version".into(), api_versions::METADATA_VERSION)],
-    }
-}
-
-fn registration(node: &Node) -> Registration {
-    Registration {
-        id: node.id,
-        directory: node.log_dir.directory_id(),
-        endpoints: node.endpoints.to_register(),
-        rack: node.config.text("broker.rack").map(Into::into),
-        cluster_id: node.identity.cluster(),
-        previous_epoch: BrokerEpoch(-1),
-        proof: match node.log_dir.last_stop() {
-            LastStop::Fresh => LogProof::Nothing,
-            LastStop::Clean(_) | LastStop::Killed => LogProof::Complete,
-            LastStop::PowerLoss => LogProof::Flushed,
-        },
-        damaged: Vec::new(),
-        fenced: true,
     }
 }

@@ -76,10 +76,7 @@ impl Controller {
             return reply(Answer::Failed(Failure::new(ErrorCode::NotController, message)));
         }
         let controller = Arc::clone(self);
-        others.links.handle().spawn(async move {
-            tokio::time::sleep(PAUSE).await;
-            controller.attempt(command, reply, deadline_ms);
-        });
+        others.links.after(PAUSE, move || controller.attempt(command, reply, deadline_ms));
     }
 }
 

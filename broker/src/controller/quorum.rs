@@ -1,5 +1,6 @@
-//! The metadata log's way to other nodes, and theirs to this one's.
+//! The metadata log as the controller sees it, its way to other nodes, and theirs to this one's.
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use futures_util::future::BoxFuture;
 use ottla_protocol::error::ErrorCode;
 use ottla_protocol::messages::QuorumRequest;
 use ottla_protocol::types::Uuid;
-use ottla_raft::{MemberChange, Transport};
+use ottla_raft::{MemberChange, MetadataLog, ProposeError, Proposed, Status, Transport};
 
 use super::Controller;
 use crate::peers::links::{Line, Links};
@@ -18,6 +19,83 @@ use crate::peers::{Address, raft_id};
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 /// How long a node may take to catch up as a learner.
 const LEARN_LIMIT: Duration = Duration::from_secs(60);
+
+/// Told what became of a proposal.
+pub type OnOutcome = Box<dyn FnOnce(Result<Proposed, ProposeError>) + Send>;
+
+/// What the controller needs of the metadata log; each method is [`MetadataLog`]'s of the same name. A simulation has a stand-in.
+pub trait Quorum: Send + Sync + fmt::Debug {
+    fn status(&self) -> Status;
+    fn leads(&self, term: u64) -> bool;
+    fn propose(
+        &self,
+        entry: Vec<u8>,
+        timeout: Duration,
+        answer: OnOutcome,
+        settled: Box<dyn FnOnce() + Send>,
+    );
+    fn after(&self, delay: Duration, act: Box<dyn FnOnce() + Send>);
+    fn watch(&self, told: Box<dyn FnMut(Status) + Send>);
+    fn when_stopped(&self, told: Box<dyn FnOnce(String) + Send>);
+    fn transfer_leadership(&self, to: u64);
+    fn replace_leader(&self, gone: u64, after: Duration);
+    fn change_members(&self, change: MemberChange, timeout: Duration, answer: OnOutcome);
+    /// Answers a message of another member; the error is for the log.
+    fn answer_peer(self: Arc<Self>, request: Vec<u8>) -> BoxFuture<'static, Result<Vec<u8>, String>>;
+    fn stop(&self);
+}
+
+impl Quorum for MetadataLog {
+    fn status(&self) -> Status {
+        self.status()
+    }
+
+    fn leads(&self, term: u64) -> bool {
+        self.leads(term)
+    }
+
+    fn propose(
+        &self,
+        entry: Vec<u8>,
+        timeout: Duration,
+        answer: OnOutcome,
+        settled: Box<dyn FnOnce() + Send>,
+    ) {
+        self.propose(entry, timeout, answer, settled);
+    }
+
+    fn after(&self, delay: Duration, act: Box<dyn FnOnce() + Send>) {
+        self.after(delay, act);
+    }
+
+    fn watch(&self, told: Box<dyn FnMut(Status) + Send>) {
+        self.watch(told);
+    }
+
+    fn when_stopped(&self, told: Box<dyn FnOnce(String) + Send>) {
+        self.when_stopped(told);
+    }
+
+    fn transfer_leadership(&self, to: u64) {
+        self.transfer_leadership(to);
+    }
+
+    fn replace_leader(&self, gone: u64, after: Duration) {
+        self.replace_leader(gone, after);
+    }
+
+    fn change_members(&self, change: MemberChange, timeout: Duration, answer: OnOutcome) {
+        self.change_members(change, timeout, answer);
+    }
+
+    fn answer_peer(self: Arc<Self>, request: Vec<u8>) -> BoxFuture<'static, Result<Vec<u8>, String>> {
+        Box::pin(async move { Self::answer_peer(&self, &request).await.map_err(|error| error.to_string()) })
+    }
+
+    fn stop(&self) {
+        self.stop();
+    }
+}
 
 /// Carries the quorum's messages over the links to other nodes.
 #[derive(Debug)]
@@ -55,13 +133,13 @@ impl Controller {
         let (Some(log), Some(others)) = (self.log.get().cloned(), self.others.get()) else {
             return answer(Err(ErrorCode::BrokerNotAvailable));
         };
-        others.links.handle().spawn(async move {
-            let outcome = log.answer_peer(&request).await;
+        others.links.spawn(Box::pin(async move {
+            let outcome = log.answer_peer(request).await;
             answer(outcome.map_err(|error| {
                 tracing::debug!("a message of the quorum was refused: {error}");
                 ErrorCode::InvalidRequest
             }));
-        });
+        }));
     }
 
     /// Makes a node a learner of the log: it gets every entry from here on.
@@ -84,11 +162,12 @@ impl Controller {
         } else {
             MemberChange::AddLearner { id, identity }
         };
-        log.change_members(change, LEARN_LIMIT, move |outcome| {
+        let answer = move |outcome: Result<Proposed, ProposeError>| {
             answer(outcome.map(|_| ()).map_err(|error| {
                 tracing::warn!("a node could not join the quorum: {error}");
                 ErrorCode::NotController
             }));
-        });
+        };
+        log.change_members(change, LEARN_LIMIT, Box::new(answer));
     }
 }

@@ -1,7 +1,7 @@
 //! Which brokers are alive, as the node knows that leads the metadata log. Nothing of it is durable: a new leader gives every broker a
 //! whole session before it judges.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -9,8 +9,7 @@ use ottla_machine::controller::command::Command;
 use ottla_protocol::error::ErrorCode;
 use ottla_protocol::types::{BrokerEpoch, NodeId};
 
-use super::{Controller, Others};
-use crate::peers::dial::Dial;
+use super::Controller;
 
 /// Between the elections that two voters call when they see the leader's end at the same moment.
 const ELECTION_STEP: Duration = Duration::from_millis(60);
@@ -23,7 +22,7 @@ pub(super) struct Sessions(Mutex<State>);
 struct State {
     term: u64,
     began_ms: u64,
-    heard: HashMap<NodeId, Heard>,
+    heard: BTreeMap<NodeId, Heard>,
 }
 
 #[derive(Debug)]
@@ -44,7 +43,7 @@ impl Sessions {
         let mut state = self.state();
         let news = state.term != term;
         if news {
-            *state = State { term, began_ms: tick_ms, heard: HashMap::new() };
+            *state = State { term, began_ms: tick_ms, heard: BTreeMap::new() };
         }
         news
     }
@@ -139,7 +138,7 @@ impl Controller {
         for broker in image.brokers.values() {
             if broker.id != others.identity.node && !broker.fenced {
                 let (controller, id) = (Arc::clone(self), broker.id);
-                others.links.handle().spawn_blocking(move || controller.fence_if_gone(id));
+                others.links.spawn_blocking(move || controller.fence_if_gone(id));
             }
         }
     }
@@ -155,7 +154,7 @@ impl Controller {
     fn replace_if_gone(self: &Arc<Self>, id: NodeId) {
         let (Some(others), Some(log)) = (self.others.get(), self.log.get()) else { return };
         let Some(address) = self.leader_address().filter(|address| address.node == id) else { return };
-        if id == others.identity.node || !others.refuses(&address.host, address.port) {
+        if id == others.identity.node || !others.links.refuses(&address.host, address.port) {
             return;
         }
         let status = log.status();
@@ -173,18 +172,10 @@ impl Controller {
         let image = self.published.image.load_full();
         let Some(broker) = image.broker(id).filter(|broker| !broker.fenced) else { return };
         let Some(endpoint) = broker.endpoint(&others.listener) else { return };
-        if others.refuses(&endpoint.host, endpoint.port) {
+        if others.links.refuses(&endpoint.host, endpoint.port) {
             tracing::warn!("broker {id} is gone: its connections are refused; it is fenced");
             let epoch = broker.epoch;
             self.change(Command::FenceBroker { id, epoch }, id, epoch);
         }
-    }
-}
-
-impl Others {
-    /// Whether nobody listens there.
-    fn refuses(&self, host: &str, port: u16) -> bool {
-        let dialled = Dial::connect(host, port, &self.identity.hello());
-        dialled.is_err_and(|error| error.is_connection_refused())
     }
 }

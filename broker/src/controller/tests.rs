@@ -6,7 +6,7 @@ use std::sync::mpsc;
 
 use ottla_machine::controller::command::{LogProof, NewTopic, Registration};
 use ottla_protocol::types::{BrokerEpoch, NodeId, Uuid};
-use ottla_raft::RaftOptions;
+use ottla_raft::{MetadataLog, RaftOptions};
 use ottla_storage::memory::Crash;
 use ottla_storage::{Disk, LogDir, LogOptions, MemoryDisk};
 

@@ -140,9 +140,9 @@ pub struct Sender(TcpStream);
 
 impl Sender {
     /// Sends without ever waiting; `false` if the connection takes no more at the moment. What was sent in part only ends it.
-    pub fn try_send<R: Request>(&self, request: &R) -> bool {
-        let frame = frame::encode_request(request, 0, 0, None);
-        match rustix::net::send(self.0.as_fd(), &frame, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+    #[must_use]
+    pub fn try_send(&self, frame: &[u8]) -> bool {
+        match rustix::net::send(self.0.as_fd(), frame, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
             Ok(sent) if sent == frame.len() => true,
             Ok(_) => {
                 self.close();

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::future::BoxFuture;
 use ottla_protocol::error::ErrorCode;
 use ottla_protocol::frame;
 use ottla_protocol::messages::PeerHelloRequest;
@@ -15,6 +16,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
+use super::dial::Dial;
 use super::{Address, Identity};
 
 /// How long the other end may take to accept and to greet.
@@ -56,37 +58,116 @@ impl LinkError {
     }
 }
 
-type OnAnswer = Box<dyn FnOnce(Result<Bytes, LinkError>) + Send>;
+/// Takes the answer's frame, without its length.
+pub type OnAnswer = Box<dyn FnOnce(Result<Bytes, LinkError>) + Send>;
+
+/// How frames get to other nodes and their answers back, and what runs beside: sockets and a thread, or a simulation's.
+pub trait Carrier: Send + Sync {
+    /// Sends a frame; `on_answer` is called once, after `limit` at the latest.
+    fn send(&self, to: &Address, line: Line, frame: Vec<u8>, limit: Duration, on_answer: OnAnswer);
+    fn after(&self, delay: Duration, act: Box<dyn FnOnce() + Send>);
+    fn spawn(&self, task: BoxFuture<'static, ()>);
+    /// Whether nobody listens there. Blocks for an attempt to connect.
+    fn refuses(&self, host: &str, port: u16) -> bool;
+    /// Has something done that blocks.
+    fn spawn_blocking(&self, act: Box<dyn FnOnce() + Send>);
+    /// What waits for an answer hears that there is none.
+    fn stop(&self);
+}
 
 struct Outgoing {
     frame: Vec<u8>,
     on_answer: OnAnswer,
 }
 
-/// Told when a connection ends, and whether nobody listens at the other end any more.
-pub type OnLost = Box<dyn Fn(&Address, Line) + Send + Sync>;
-
 /// All connections of this node.
 pub struct Links {
-    identity: Arc<Identity>,
-    handle: tokio::runtime::Handle,
-    table: Mutex<HashMap<(Address, Line), mpsc::UnboundedSender<Outgoing>>>,
-    on_lost: std::sync::OnceLock<OnLost>,
-    stop: Mutex<Option<tokio::sync::oneshot::Sender<()>>>,
+    carrier: Box<dyn Carrier>,
 }
 
 impl fmt::Debug for Links {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Links").field("identity", &self.identity).finish_non_exhaustive()
+        f.write_str("Links")
     }
 }
 
 impl Links {
-    /// Starts the thread.
+    /// Over sockets; starts their thread.
     ///
     /// # Errors
     /// The operating system has no more threads.
     pub fn start(identity: Arc<Identity>) -> io::Result<Arc<Self>> {
+        Ok(Self::over(Box::new(Sockets::start(identity)?)))
+    }
+
+    #[must_use]
+    pub fn over(carrier: Box<dyn Carrier>) -> Arc<Self> {
+        Arc::new(Self { carrier })
+    }
+
+    /// Ends the thread; what waits for an answer hears that there is none.
+    pub fn stop(&self) {
+        self.carrier.stop();
+    }
+
+    /// Calls `act` after a while, on the thread of the links.
+    pub fn after(&self, delay: Duration, act: impl FnOnce() + Send + 'static) {
+        self.carrier.after(delay, Box::new(act));
+    }
+
+    /// Has a task run on the thread of the links.
+    pub fn spawn(&self, task: BoxFuture<'static, ()>) {
+        self.carrier.spawn(task);
+    }
+
+    /// Whether nobody listens there. Blocks for an attempt to connect.
+    #[must_use]
+    pub fn refuses(&self, host: &str, port: u16) -> bool {
+        self.carrier.refuses(host, port)
+    }
+
+    /// Has something done that blocks.
+    pub fn spawn_blocking(&self, act: impl FnOnce() + Send + 'static) {
+        self.carrier.spawn_blocking(Box::new(act));
+    }
+
+    /// Sends a request; `answer` is called on the thread of the links, after `limit` at the latest.
+    pub fn call<R: Request>(
+        &self,
+        to: &Address,
+        line: Line,
+        request: &R,
+        limit: Duration,
+        answer: impl FnOnce(Result<R::Response, LinkError>) + Send + 'static,
+    ) {
+        // The correlation id is 0 for all: answers come in order.
+        let frame = frame::encode_request(request, 0, 0, None);
+        let on_answer = move |outcome: Result<Bytes, LinkError>| {
+            answer(outcome.and_then(|frame| {
+                let decoded = frame::decode_response::<R>(frame, 0);
+                decoded
+                    .map(|(_, response)| response)
+                    .map_err(|error| LinkError::Unreadable(error.to_string()))
+            }));
+        };
+        self.carrier.send(to, line, frame, limit, Box::new(on_answer));
+    }
+}
+
+/// Links over sockets, driven by one thread.
+struct Sockets {
+    shared: Arc<Shared>,
+    stop: Mutex<Option<tokio::sync::oneshot::Sender<()>>>,
+}
+
+struct Shared {
+    identity: Arc<Identity>,
+    handle: tokio::runtime::Handle,
+    table: Mutex<HashMap<(Address, Line), mpsc::UnboundedSender<Outgoing>>>,
+}
+
+impl Sockets {
+    fn start(identity: Arc<Identity>) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = tokio::sync::oneshot::channel();
@@ -95,65 +176,57 @@ impl Links {
                 let _ = stopped.await;
             });
         })?;
-        Ok(Arc::new(Self {
-            identity,
-            handle,
-            table: Mutex::default(),
-            on_lost: std::sync::OnceLock::new(),
-            stop: Mutex::new(Some(stop)),
-        }))
+        let shared = Arc::new(Shared { identity, handle, table: Mutex::default() });
+        Ok(Self { shared, stop: Mutex::new(Some(stop)) })
     }
+}
 
-    /// Ends the thread; what waits for an answer hears that there is none.
-    pub fn stop(&self) {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        drop(self.stop.lock().unwrap_or_else(PoisonError::into_inner).take());
-    }
-
-    #[must_use]
-    pub fn handle(&self) -> &tokio::runtime::Handle {
-        &self.handle
-    }
-
-    /// Names who is told of lost connections, once.
-    pub fn on_lost(&self, on_lost: OnLost) {
-        assert!(self.on_lost.set(on_lost).is_ok(), "named once");
-    }
-
-    /// Sends a request; `answer` is called on the thread of the links, after `limit` at the latest.
-    pub fn call<R: Request>(
-        self: &Arc<Self>,
-        to: &Address,
-        line: Line,
-        request: &R,
-        limit: Duration,
-        answer: impl FnOnce(Result<R::Response, LinkError>) + Send + 'static,
-    ) {
+impl Carrier for Sockets {
+    fn send(&self, to: &Address, line: Line, frame: Vec<u8>, limit: Duration, on_answer: OnAnswer) {
         let (tell, told) = tokio::sync::oneshot::channel();
-        // The correlation id is 0 for all: answers come in order.
-        let frame = frame::encode_request(request, 0, 0, None);
         let outgoing = Outgoing {
             frame,
             on_answer: Box::new(move |outcome| {
                 let _ = tell.send(outcome);
             }),
         };
-        self.send(to, line, outgoing);
+        self.shared.send(to, line, outgoing);
         let name = to.to_text();
-        self.handle.spawn(async move {
-            let outcome = match tokio::time::timeout(limit, told).await {
+        self.shared.handle.spawn(async move {
+            on_answer(match tokio::time::timeout(limit, told).await {
                 Ok(Ok(outcome)) => outcome,
                 Ok(Err(_)) | Err(_) => Err(LinkError::Lost(name)),
-            };
-            answer(outcome.and_then(|frame| {
-                let decoded = frame::decode_response::<R>(frame, 0);
-                decoded
-                    .map(|(_, response)| response)
-                    .map_err(|error| LinkError::Unreadable(error.to_string()))
-            }));
+            });
         });
     }
 
+    fn after(&self, delay: Duration, act: Box<dyn FnOnce() + Send>) {
+        self.shared.handle.spawn(async move {
+            tokio::time::sleep(delay).await;
+            act();
+        });
+    }
+
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        self.shared.handle.spawn(task);
+    }
+
+    fn refuses(&self, host: &str, port: u16) -> bool {
+        let dialled = Dial::connect(host, port, &self.shared.identity.hello());
+        dialled.is_err_and(|error| error.is_connection_refused())
+    }
+
+    fn spawn_blocking(&self, act: Box<dyn FnOnce() + Send>) {
+        self.shared.handle.spawn_blocking(act);
+    }
+
+    fn stop(&self) {
+        self.shared.table.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        drop(self.stop.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+}
+
+impl Shared {
     fn send(self: &Arc<Self>, to: &Address, line: Line, outgoing: Outgoing) {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (to.clone(), line);
@@ -169,11 +242,11 @@ impl Links {
         table.insert(key, link);
         let links = Arc::clone(self);
         let to = to.clone();
-        self.handle.spawn(async move { links.run(to, line, requests).await });
+        self.handle.spawn(async move { links.run(to, requests).await });
     }
 
     /// The life of a link: a connection while there is one, made when there is something to send.
-    async fn run(self: Arc<Self>, to: Address, line: Line, mut requests: mpsc::UnboundedReceiver<Outgoing>) {
+    async fn run(self: Arc<Self>, to: Address, mut requests: mpsc::UnboundedReceiver<Outgoing>) {
         while let Some(first) = requests.recv().await {
             let connected = tokio::time::timeout(CONNECT_LIMIT, self.connect(&to)).await;
             let stream = match connected
@@ -193,9 +266,6 @@ impl Links {
             let waiting = converse(stream, first, &mut requests).await;
             for on_answer in waiting {
                 on_answer(Err(LinkError::Lost(to.to_text())));
-            }
-            if let Some(on_lost) = self.on_lost.get() {
-                on_lost(&to, line);
             }
         }
     }
