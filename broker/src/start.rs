@@ -11,14 +11,13 @@ use std::time::Duration;
 use ottla_machine::controller::command::{Answer, Command, Registration};
 use ottla_protocol::types::{NodeId, Uuid};
 use ottla_raft::{MetadataLog, Peers, RaftError, RaftOptions};
-use ottla_storage::{LastStop, LogDir, LogOptions, StorageError};
+use ottla_storage::{LastStop, LogOptions, StorageError};
 
 use crate::api::api_versions;
 use crate::clock::Clock;
 use crate::config::quorum::Quorum;
 use crate::config::{Config, ConfigError};
 use crate::controller::{Published, QuorumTransport};
-use crate::endpoints::Endpoints;
 use crate::entropy::Entropy;
 use crate::flusher::Flusher;
 use crate::founding::Founding;

@@ -35,6 +35,18 @@ pub enum Line {
     Beats,
 }
 
+impl Line {
+    /// Who owes answers and has said nothing for so long hangs: the connection is given up, with all that waits in it.
+    fn silence_max(self) -> Duration {
+        Duration::from_secs(match self {
+            // The last piece of a snapshot is answered once it is installed.
+            Self::Quorum => 65,
+            Self::Commands => 35,
+            Self::Beats => 5,
+        })
+    }
+}
+
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
@@ -242,11 +254,11 @@ impl Shared {
         table.insert(key, link);
         let links = Arc::clone(self);
         let to = to.clone();
-        self.handle.spawn(async move { links.run(to, requests).await });
+        self.handle.spawn(async move { links.run(to, line, requests).await });
     }
 
     /// The life of a link: a connection while there is one, made when there is something to send.
-    async fn run(self: Arc<Self>, to: Address, mut requests: mpsc::UnboundedReceiver<Outgoing>) {
+    async fn run(self: Arc<Self>, to: Address, line: Line, mut requests: mpsc::UnboundedReceiver<Outgoing>) {
         while let Some(first) = requests.recv().await {
             let connected = tokio::time::timeout(CONNECT_LIMIT, self.connect(&to)).await;
             let stream = match connected
@@ -263,7 +275,7 @@ impl Shared {
                     continue;
                 }
             };
-            let waiting = converse(stream, first, &mut requests).await;
+            let waiting = converse(stream, first, &mut requests, line.silence_max()).await;
             for on_answer in waiting {
                 on_answer(Err(LinkError::Lost(to.to_text())));
             }
@@ -295,15 +307,22 @@ async fn converse(
     mut stream: TcpStream,
     first: Outgoing,
     requests: &mut mpsc::UnboundedReceiver<Outgoing>,
+    silence_max: Duration,
 ) -> VecDeque<OnAnswer> {
     let (mut reader, mut writer) = stream.split();
     let mut waiting = VecDeque::new();
     let mut buffer = BytesMut::new();
     let mut next = Some(first);
+    let mut heard = tokio::time::Instant::now();
     loop {
         if let Some(outgoing) = next.take() {
+            if waiting.is_empty() {
+                heard = tokio::time::Instant::now();
+            }
             waiting.push_back(outgoing.on_answer);
-            if writer.write_all(&outgoing.frame).await.is_err() {
+            let written =
+                tokio::time::timeout_at(heard + silence_max, writer.write_all(&outgoing.frame)).await;
+            if !matches!(written, Ok(Ok(()))) {
                 return waiting;
             }
         }
@@ -315,6 +334,7 @@ async fn converse(
             read = reader.read_buf(&mut buffer) => match read {
                 Ok(0) | Err(_) => return waiting,
                 Ok(_) => {
+                    heard = tokio::time::Instant::now();
                     loop {
                         match take_frame(&mut buffer) {
                             Ok(Some(frame)) => match waiting.pop_front() {
@@ -327,6 +347,7 @@ async fn converse(
                     }
                 }
             },
+            () = tokio::time::sleep_until(heard + silence_max), if !waiting.is_empty() => return waiting,
         }
     }
 }
@@ -355,4 +376,87 @@ fn take_frame(buffer: &mut BytesMut) -> io::Result<Option<Bytes>> {
     }
     let mut whole = buffer.split_to(frame::LENGTH_BYTES + bytes);
     Ok(Some(whole.split_off(frame::LENGTH_BYTES).freeze()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+    use std::sync::mpsc;
+
+    use ottla_protocol::messages::{PeerHelloResponse, QuorumRequest, QuorumResponse};
+    use ottla_protocol::types::{NodeId, Uuid};
+    use ottla_protocol::wire::Writer;
+
+    use super::*;
+
+    fn links() -> Arc<Links> {
+        let identity = Identity::new(NodeId(1), Uuid([1; 16]), Uuid([9; 16]), Arc::default());
+        Links::start(Arc::new(identity)).expect("a thread")
+    }
+
+    /// A node that greets, and answers as many requests as it is told to with what they brought, then hangs up.
+    fn node(greeting: i16, answers: usize) -> Address {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = listener.local_addr().expect("bound").port();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("somebody calls");
+            let mut said = Writer::new();
+            next_frame(&mut stream).expect("a greeting");
+            let hello = PeerHelloResponse { error_code: greeting, ..Default::default() };
+            frame::encode_response(&mut said, &hello, 0, 0);
+            stream.write_all(&said.into_bytes()).expect("heard");
+            for _ in 0..answers {
+                let Some(frame) = next_frame(&mut stream) else { return };
+                let payload = Bytes::from(vec![frame[frame.len() - 2]]);
+                let mut said = Writer::new();
+                frame::encode_response(&mut said, &QuorumResponse { error_code: 0, payload }, 0, 0);
+                stream.write_all(&said.into_bytes()).expect("heard");
+            }
+        });
+        Address { node: NodeId(2), host: "127.0.0.1".into(), port }
+    }
+
+    fn next_frame(stream: &mut std::net::TcpStream) -> Option<Vec<u8>> {
+        let mut length = [0; 4];
+        stream.read_exact(&mut length).ok()?;
+        let mut frame = vec![0; u32::from_be_bytes(length) as usize];
+        stream.read_exact(&mut frame).ok()?;
+        Some(frame)
+    }
+
+    fn ask(links: &Arc<Links>, to: &Address, byte: u8) -> mpsc::Receiver<Result<Bytes, LinkError>> {
+        let (tell, told) = mpsc::channel();
+        let request = QuorumRequest { payload: Bytes::from(vec![byte]) };
+        links.call(to, Line::Quorum, &request, Duration::from_secs(20), move |answer| {
+            tell.send(answer.map(|answer| answer.payload)).expect("the test waits");
+        });
+        told
+    }
+
+    #[test]
+    fn requests_are_answered_in_order_and_whoever_is_left_hears_of_the_end() {
+        let (links, to) = (links(), node(0, 2));
+        let asked = [ask(&links, &to, 7), ask(&links, &to, 8), ask(&links, &to, 9)];
+        let answers = asked.map(|told| told.recv().expect("an answer"));
+        assert!(matches!(&answers[0], Ok(payload) if payload[..] == [7]), "{answers:?}");
+        assert!(matches!(&answers[1], Ok(payload) if payload[..] == [8]), "{answers:?}");
+        assert!(matches!(&answers[2], Err(error) if !error.was_not_sent()), "{answers:?}");
+        links.stop();
+    }
+
+    #[test]
+    fn nobody_there_and_somebody_who_refuses_were_not_sent_anything() {
+        let links = links();
+        let gone = {
+            let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+            let port = listener.local_addr().expect("bound").port();
+            Address { node: NodeId(2), host: "127.0.0.1".into(), port }
+        };
+        for to in [gone, node(ErrorCode::InconsistentClusterId.code(), 0)] {
+            let answer = ask(&links, &to, 1).recv().expect("an answer");
+            assert!(matches!(&answer, Err(error) if error.was_not_sent()), "{answer:?}");
+        }
+        links.stop();
+    }
 }
