@@ -28,7 +28,7 @@ fuzz *ARGS:
 bench:
     cargo bench -p ottla-benches
 
-# Ottla beside Apache Kafka in one run (a quarter of an hour; --quick: about three minutes).
+# Ottla beside Apache Kafka in one run (a quarter of an hour; --quick: about three minutes; --nodes 3: three nodes each).
 bench-side-by-side *ARGS:
     python3 benches/side_by_side/side_by_side.py {{ARGS}}
 

@@ -120,14 +120,15 @@ class Kafka(Broker):
         subprocess.run([*copy, f"-DoutputDirectory={half}", "-DincludeScope=runtime"], check=True)
         half.rename(cls.jars)
 
-    def java(self, *arguments: str) -> list[str]:
+    @classmethod
+    def java(cls, *arguments: str) -> list[str]:
         """The JVM with the options that Kafka's own start script gives it, but for -Xms: a heap that grows as needed takes less memory."""
         options = [
             "-server", "-Xmx1G", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-XX:InitiatingHeapOccupancyPercent=35",
             "-XX:+ExplicitGCInvokesConcurrent", "-Djava.awt.headless=true",
         ]  # fmt: skip
         log4j = f"-Dlog4j2.configurationFile={HERE / 'log4j2.properties'}"
-        return ["java", *options, log4j, "-cp", f"{self.jars}/*", *arguments]
+        return ["java", *options, log4j, "-cp", f"{cls.jars}/*", *arguments]
 
     def prepare(self) -> None:
         controller_port = free_port()

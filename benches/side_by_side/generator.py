@@ -22,12 +22,21 @@ class Load:
         figures["generator_cpu_seconds"] = children_cpu_seconds() - before
         return figures
 
-    def begin_first(self, address: str, topic: str, existing: bool) -> "FirstRecord":
-        arguments = ["first", "--bootstrap-server", address, "--topic", topic]
+    def begin_first(self, address: str, topic: str, existing: bool, *more: str, hold: bool = False) -> "FirstRecord":
+        """`hold`: it begins when it is told to."""
+        arguments = ["first", "--bootstrap-server", address, "--topic", topic, *more]
         if existing:
             arguments.append("--existing")
-        child = subprocess.Popen([str(self.binary), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        return FirstRecord(child)
+        if hold:
+            arguments.append("--hold")
+        return FirstRecord(self.begin(*arguments))
+
+    def begin_gap(self, *arguments: str) -> "Gap":
+        return Gap(self.begin("gap", *arguments))
+
+    def begin(self, *arguments: str) -> subprocess.Popen:
+        pipe = subprocess.PIPE
+        return subprocess.Popen([str(self.binary), *arguments], stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
 
 class FirstRecord:
@@ -39,12 +48,35 @@ class FirstRecord:
         if child.stdout.readline().strip() != "waiting":
             raise RuntimeError(f"load first: {child.communicate()[1].strip()}")
 
+    def go(self) -> None:
+        """What was held begins."""
+        assert self.child.stdin is not None
+        self.child.stdin.write("go\n")
+        self.child.stdin.flush()
+
     def milliseconds_since(self, moment_ns: int) -> dict[str, float]:
         out, err = self.child.communicate(timeout=LIMIT_S)
         if self.child.returncode != 0:
             raise RuntimeError(f"load first: {err.strip()}")
         moments = json.loads(out)
         return {name.removesuffix("_ns"): (at - moment_ns) / 1e6 for name, at in moments.items() if at is not None}
+
+
+class Gap:
+    """A generator that produces steadily when this returns, until it is told to end and the cluster has recovered."""
+
+    def __init__(self, child: subprocess.Popen):
+        self.child = child
+        assert child.stdout is not None
+        if child.stdout.readline().strip() != "steady":
+            raise RuntimeError(f"load gap: {child.communicate()[1].strip()}")
+
+    def end(self) -> dict:
+        # Its standard input ends here.
+        out, err = self.child.communicate(timeout=LIMIT_S)
+        if self.child.returncode != 0:
+            raise RuntimeError(f"load gap: {err.strip()}")
+        return json.loads(out)
 
 
 def children_cpu_seconds() -> float:

@@ -21,6 +21,8 @@ import report
 from brokers import KAFKA_VERSION, Kafka, Ottla
 from generator import Load
 from measures import QUICK, Bench, Plan
+from three_nodes import BOTH, ThreeNodes, ThreeNodesPlan
+from three_nodes import QUICK as QUICK_THREE
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,6 +30,9 @@ ROOT = Path(__file__).resolve().parents[2]
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="about three minutes instead of a quarter of an hour")
+    parser.add_argument("--nodes", type=int, choices=(1, 3), default=1, help="one node each, or three")
+    parser.add_argument("--only-ottla", action="store_true", help="with --nodes 3: without Kafka, to see what a change did")
+    parser.add_argument("--part", choices=("all", "gaps", "rest"), default="all", help="with --nodes 3: only failures, or all but those")
     parser.add_argument("--mode", choices=("memory", "disk", "both"), default="both", help="when records are acknowledged")
     parser.add_argument("--dir", type=Path, help="where the brokers keep their data [default: the directory for temporary files]")
     parser.add_argument("--json", type=Path, help="where the figures go [default: target/side-by-side/result.json]")
@@ -54,6 +59,12 @@ def versions(ottla: Path) -> dict[str, str]:
     return {"ottla": says, "commit": commit, "kafka": KAFKA_VERSION, "java": java}
 
 
+def plan_of(options: argparse.Namespace) -> Plan | ThreeNodesPlan:
+    if options.nodes == 3:
+        return QUICK_THREE if options.quick else ThreeNodesPlan()
+    return QUICK if options.quick else Plan()
+
+
 def main() -> None:
     options = arguments()
     # A run that is stopped removes what it started.
@@ -61,18 +72,25 @@ def main() -> None:
     release = build()
     cache = target() / "side-by-side"
     cache.mkdir(parents=True, exist_ok=True)
-    Kafka.fetch(cache)
-    Ottla.binary = options.ottla or release / "ottla"
-    plan = QUICK if options.quick else Plan()
+    if not options.only_ottla:
+        Kafka.fetch(cache)
+    Ottla.binary = (options.ottla or release / "ottla").resolve()
+    plan = plan_of(options)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="side-by-side-", dir=options.dir) as scratch:
         about = {"machine": machine.description(Path(scratch)), "versions": versions(Ottla.binary), "plan": asdict(plan)}
-        bench = Bench(plan, Load(release / "load"), Path(scratch))
+        load = Load(release / "load")
+        bench: Bench | ThreeNodes
+        if isinstance(plan, ThreeNodesPlan):
+            kinds = BOTH[1:] if options.only_ottla else BOTH
+            bench, figures = ThreeNodes(plan, load, Path(scratch), kinds, options.part), report.figures_of_three(plan)
+        else:
+            bench, figures = Bench(plan, load, Path(scratch)), report.figures(plan)
         for on_disk in {"memory": (False,), "disk": (True,), "both": (False, True)}[options.mode]:
             bench.run(on_disk)
-    table = report.rows(plan, bench.results)
+    table = report.rows(figures, bench.results)
     about["minutes"] = round((time.monotonic() - began) / 60, 1)
-    output = options.json or cache / "result.json"
+    output = options.json or cache / ("result.json" if options.nodes == 1 else "result-3.json")
     output.write_text(json.dumps({**about, "samples": bench.results.samples, "controls": bench.results.controls}, indent=1) + "\n")
     if options.markdown:
         options.markdown.write_text(report.markdown_table(table) + "\n")

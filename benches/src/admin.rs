@@ -1,22 +1,16 @@
 //! Topics made and removed.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use ottla_protocol::error::ErrorCode;
 use ottla_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use ottla_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
-use ottla_protocol::messages::metadata_request::MetadataRequestTopic;
-use ottla_protocol::messages::{CreateTopicsRequest, DeleteTopicsRequest, FetchRequest, MetadataRequest};
+use ottla_protocol::messages::{CreateTopicsRequest, DeleteTopicsRequest, FetchRequest};
 
 use crate::connection::Connection;
 use crate::error::BenchError;
 
 /// How long a broker may take to make or remove topics, in milliseconds.
 const TIMEOUT_MS: i32 = 60_000;
-
-/// Between two looks at whether a topic is served.
-const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// What a topic is made with.
 #[derive(Clone, Debug)]
@@ -79,46 +73,6 @@ pub fn delete(connection: &mut Connection, name: &str) -> Result<(), BenchError>
         }
     }
     Ok(())
-}
-
-/// Waits until every partition of a topic has a leader that serves reads: a broker may answer the creation before it leads.
-///
-/// # Errors
-/// They are not led within `limit`.
-pub fn wait_until_served(connection: &mut Connection, name: &str, limit: Duration) -> Result<(), BenchError> {
-    let began = std::time::Instant::now();
-    loop {
-        let last = match unserved(connection, name)? {
-            None => return Ok(()),
-            Some(last) => last,
-        };
-        if began.elapsed() > limit {
-            return Err(BenchError::Patience { what: "a new topic", limit, last });
-        }
-        std::thread::sleep(LOOK_AGAIN);
-    }
-}
-
-/// Why the topic is not served yet.
-fn unserved(connection: &mut Connection, name: &str) -> Result<Option<String>, BenchError> {
-    let request = MetadataRequest {
-        topics: Some(vec![MetadataRequestTopic {
-            name: Some(name.into()),
-            ..MetadataRequestTopic::default()
-        }]),
-        allow_auto_topic_creation: false,
-        ..MetadataRequest::default()
-    };
-    let metadata = connection.call(9, &request)?;
-    let Some(topic) = metadata.topics.first() else { return Ok(Some("no such topic".to_owned())) };
-    let mut codes = vec![topic.error_code];
-    codes.extend(topic.partitions.iter().map(|partition| partition.error_code));
-    for partition in &topic.partitions {
-        let answer = connection.call(11, &fetch_from_start(name, partition.partition_index, 0))?;
-        codes.extend(answer.responses.iter().flat_map(|topic| &topic.partitions).map(|p| p.error_code));
-    }
-    let failed = codes.into_iter().find(|&code| code != ErrorCode::None.code());
-    Ok(failed.map(|code| crate::error::name_of(code).to_owned()))
 }
 
 /// A fetch of what stands at a partition's start.

@@ -29,10 +29,18 @@ impl Connection {
     /// # Errors
     /// Nobody listens there, or not yet.
     pub fn open(address: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect(address)?;
+        Self::open_patiently(address, PATIENCE)
+    }
+
+    /// Opens one on which nothing may take longer than `patience`.
+    ///
+    /// # Errors
+    /// As of [`Connection::open`].
+    pub fn open_patiently(address: SocketAddr, patience: Duration) -> io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&address, patience)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(patience))?;
+        stream.set_write_timeout(Some(patience))?;
         Ok(Self { stream, next_id: 1 })
     }
 

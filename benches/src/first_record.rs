@@ -1,4 +1,4 @@
-//! How long a broker takes from its start until it serves: asked again and again, from before it is there.
+//! How long a broker, or several, take from their start until they serve: asked again and again, from before they are there.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,6 +13,7 @@ use ottla_protocol::record::{BatchBuilder, BatchOptions};
 use serde::Serialize;
 
 use crate::admin::{self, TopicShape};
+use crate::bootstrap::Bootstrap;
 use crate::clock::{monotonic_ns, sleep_precisely};
 use crate::connection::Connection;
 use crate::error::{BenchError, name_of};
@@ -24,10 +25,13 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// What is waited for.
 #[derive(Clone, Debug)]
 pub struct Wish {
-    pub address: SocketAddr,
+    /// One after the other is tried: the one that leads takes the record.
+    pub bootstrap: Bootstrap,
     pub topic: String,
     /// The topic is new and is made first.
     pub create: Option<TopicShape>,
+    /// A record is written.
+    pub record: bool,
     /// The topic holds records; the first of them is fetched too.
     pub fetch: bool,
     pub value_bytes: usize,
@@ -42,7 +46,7 @@ pub struct Moments {
     /// The topic was made.
     pub created_ns: Option<u64>,
     /// A record was acknowledged (acks=all).
-    pub acknowledged_ns: u64,
+    pub acknowledged_ns: Option<u64>,
     /// A record was fetched.
     pub fetched_ns: Option<u64>,
 }
@@ -82,12 +86,16 @@ fn write_first(wish: &Wish) -> Result<Moments, BenchError> {
             Ok(verdict(code, &[ErrorCode::None, ErrorCode::TopicAlreadyExists]))
         })?);
     }
+    if !wish.record {
+        return Ok(moments);
+    }
     let request = one_record(wish);
-    moments.acknowledged_ns = attempts.until(|connection| {
+    let acknowledged = attempts.until(|connection| {
         let answer = connection.call(PRODUCE_VERSION, &request)?;
         let code = answer.responses.iter().flat_map(|topic| &topic.partition_responses).next();
         Ok(verdict(code.map_or(-1, |partition| partition.error_code), &[ErrorCode::None]))
     })?;
+    moments.acknowledged_ns = Some(acknowledged);
     Ok(moments)
 }
 
@@ -111,11 +119,12 @@ fn one_record(wish: &Wish) -> ProduceRequest {
     }
 }
 
-/// A connection that is opened anew whenever the broker ends it.
+/// A connection to each broker, opened anew whenever it ends.
 struct Attempts {
     what: &'static str,
-    address: SocketAddr,
-    connection: Option<Connection>,
+    connections: Vec<(SocketAddr, Option<Connection>)>,
+    /// Whose turn it is.
+    at: usize,
     began: Instant,
     limit: Duration,
 }
@@ -123,7 +132,8 @@ struct Attempts {
 impl Attempts {
     fn new(what: &'static str, wish: &Wish) -> Self {
         sleep_precisely();
-        Self { what, address: wish.address, connection: None, began: Instant::now(), limit: wish.limit }
+        let connections = wish.bootstrap.0.iter().map(|address| (*address, None)).collect();
+        Self { what, connections, at: 0, began: Instant::now(), limit: wish.limit }
     }
 
     /// Tries until it succeeds; the moment at which it did.
@@ -136,7 +146,7 @@ impl Attempts {
                 Ok(Ok(())) => return Ok(monotonic_ns()),
                 Ok(Err(error)) => error.to_owned(),
                 Err(BenchError::Connection(error)) => {
-                    self.connection = None;
+                    self.connections[self.at].1 = None;
                     error.to_string()
                 }
                 Err(error) => return Err(error),
@@ -144,14 +154,15 @@ impl Attempts {
             if self.began.elapsed() > self.limit {
                 return Err(BenchError::Patience { what: self.what, limit: self.limit, last });
             }
+            self.at = (self.at + 1) % self.connections.len();
             thread::sleep(PAUSE);
         }
     }
 
     fn connected(&mut self) -> io::Result<&mut Connection> {
-        match &mut self.connection {
-            Some(connection) => Ok(connection),
-            none => Ok(none.insert(Connection::open(self.address)?)),
+        match &mut self.connections[self.at] {
+            (_, Some(connection)) => Ok(connection),
+            (address, none) => Ok(none.insert(Connection::open(*address)?)),
         }
     }
 }

@@ -1,19 +1,21 @@
 //! What is sent, by how many, and what came of it.
 
+use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
+use crate::connection::Connection;
 use crate::latency::{Latency, Summary};
 use crate::produce_frame::{BatchShape, ProduceFrame};
 
-/// Who sends what where. Connection `i` writes to partition `i` modulo the number of partitions.
+/// Who sends what where. Connection `i` writes to partition `i` modulo the number of partitions, at that partition's leader.
 #[derive(Clone, Debug)]
 pub struct Load {
-    pub address: SocketAddr,
     pub topic: String,
-    pub partitions: i32,
+    /// Where each partition is led; at least one.
+    pub leaders: Vec<SocketAddr>,
     pub connections: usize,
     pub shape: BatchShape,
     /// -1 waits for all replicas in sync, 1 for the leader alone.
@@ -21,8 +23,14 @@ pub struct Load {
 }
 
 impl Load {
+    /// One connection after the other, each to the leader of its partition.
+    pub(crate) fn connect(&self) -> io::Result<Vec<Connection>> {
+        let leaders = self.leaders.iter().cycle();
+        leaders.take(self.connections).map(|leader| Connection::open(*leader)).collect()
+    }
+
     pub(crate) fn frame_of(&self, connection: usize) -> ProduceFrame {
-        let partition = i32::try_from(connection).unwrap_or(i32::MAX) % self.partitions.max(1);
+        let partition = i32::try_from(connection % self.leaders.len()).unwrap_or(i32::MAX);
         let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
         let now_ms = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
         ProduceFrame::encode(&self.topic, partition, self.shape, self.acks, now_ms)

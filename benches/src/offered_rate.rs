@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use crate::answers::Answers;
 use crate::clock::{sleep_precisely, sleep_until};
-use crate::connection::Connection;
 use crate::error::BenchError;
 use crate::latency::Latency;
 use crate::load::{Count, Load, Outcome};
@@ -46,8 +45,7 @@ impl Timetable {
 /// # Errors
 /// A connection ended or records were refused.
 pub fn run(load: &Load, rate: Rate) -> Result<Outcome, BenchError> {
-    let connections =
-        (0..load.connections).map(|_| Connection::open(load.address)).collect::<Result<Vec<_>, _>>()?;
+    let connections = load.connect()?;
     let began = Instant::now() + LEAD;
     let timetables = timetables(load, rate, began);
     let counts = thread::scope(|scope| {

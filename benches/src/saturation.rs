@@ -7,7 +7,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::answers::Answers;
-use crate::connection::Connection;
 use crate::error::BenchError;
 use crate::load::{Count, Load, Outcome};
 use crate::produce_frame::{HEAD_BYTES, ProduceFrame};
@@ -32,8 +31,7 @@ pub fn run(load: &Load, in_flight: usize, until: Until) -> Result<Outcome, Bench
         }
         Until::Elapsed(_) => i64::MAX,
     });
-    let connections =
-        (0..load.connections).map(|_| Connection::open(load.address)).collect::<Result<Vec<_>, _>>()?;
+    let connections = load.connect()?;
     let began = Instant::now();
     let deadline = match until {
         Until::Elapsed(duration) => Some(began + duration),

@@ -1,15 +1,16 @@
 //! `load`: the generator on the command line. Every command prints one line of JSON.
 
 use std::io::{self, Write as _};
-use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand};
 use ottla_benches::admin::{self, TopicShape};
-use ottla_benches::connection::Connection;
+use ottla_benches::bootstrap::{self, Bootstrap};
 use ottla_benches::control;
 use ottla_benches::first_record::{self, Wish};
+use ottla_benches::gap::{self, Steady};
 use ottla_benches::load::Load;
 use ottla_benches::offered_rate::{self, Rate};
 use ottla_benches::produce_frame::BatchShape;
@@ -19,7 +20,7 @@ use serde_json::json;
 /// How long a new topic may take until it is served.
 const NEW_TOPIC_LIMIT: Duration = Duration::from_secs(60);
 
-/// A cheap load generator for anything that speaks Kafka's protocol. One node: the one that is named leads every partition.
+/// A cheap load generator for anything that speaks Kafka's protocol.
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
@@ -35,15 +36,22 @@ enum Command {
     Topics(Topics),
     /// Waits for a broker that starts until it has acknowledged a record.
     First(First),
+    /// Removes a topic.
+    Remove(Topic),
+    /// Tells which node decides, and how a topic's partitions are led.
+    Leaders(Topic),
+    /// Produces steadily to one partition, and tells the longest time without an acknowledgement. Ends after its standard input did and
+    /// acknowledgements go on.
+    Gap(GapOf),
     /// Measures the machine without a broker.
     Control(Control),
 }
 
 #[derive(Args)]
 struct Broker {
-    /// Where the broker listens.
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9092")]
-    bootstrap_server: SocketAddr,
+    /// Where the brokers listen.
+    #[arg(long, value_name = "HOST:PORT,...", default_value = "127.0.0.1:9092")]
+    bootstrap_server: Bootstrap,
     /// A setting of the topics that are made; may be given several times.
     #[arg(long = "topic-config", value_name = "NAME=VALUE", value_parser = pair)]
     topic_configs: Vec<(String, String)>,
@@ -111,6 +119,36 @@ struct Topics {
     /// Names are this and a number.
     #[arg(long)]
     prefix: String,
+    /// Waits until every partition is led, too.
+    #[arg(long)]
+    led: bool,
+}
+
+#[derive(Args)]
+struct Topic {
+    #[command(flatten)]
+    broker: Broker,
+    #[arg(long)]
+    topic: String,
+}
+
+#[derive(Args)]
+struct GapOf {
+    #[command(flatten)]
+    broker: Broker,
+    /// A topic that is there already.
+    #[arg(long)]
+    topic: String,
+    #[arg(long, default_value_t = 0)]
+    partition: i32,
+    /// Records per second.
+    #[arg(long, default_value_t = 200.0)]
+    rate: f64,
+    #[arg(long, default_value_t = 1_024)]
+    size: usize,
+    /// Seconds after which it gives up.
+    #[arg(long, default_value_t = 120.0)]
+    limit: f64,
 }
 
 #[derive(Args)]
@@ -122,6 +160,12 @@ struct First {
     /// The topic is there already and holds records, the first of which is fetched too.
     #[arg(long)]
     existing: bool,
+    /// Makes the topic and writes no record.
+    #[arg(long)]
+    no_record: bool,
+    /// Begins when a line comes on standard input.
+    #[arg(long)]
+    hold: bool,
     #[arg(long, default_value_t = 1_024)]
     size: usize,
     /// Seconds after which it gives up.
@@ -159,6 +203,12 @@ fn main() -> anyhow::Result<()> {
         Command::Produce(arguments) => produce(arguments),
         Command::Topics(arguments) => topics(&arguments),
         Command::First(arguments) => first(arguments),
+        Command::Remove(arguments) => {
+            admin::delete(&mut arguments.broker.bootstrap_server.connect()?, &arguments.topic)?;
+            print(&json!({}))
+        }
+        Command::Leaders(arguments) => leaders(&arguments),
+        Command::Gap(arguments) => gap(arguments),
         Command::Control(arguments) => {
             let duration = Duration::try_from_secs_f64(arguments.duration)?;
             print(&control::measure(&arguments.dir, arguments.rate, duration)?)
@@ -167,16 +217,14 @@ fn main() -> anyhow::Result<()> {
 }
 
 fn produce(arguments: Produce) -> anyhow::Result<()> {
-    let address = arguments.broker.bootstrap_server;
-    let mut admin = Connection::open(address)?;
+    let bootstrap = &arguments.broker.bootstrap_server;
+    let mut admin = bootstrap.connect()?;
     if !arguments.existing {
         admin::create(&mut admin, std::slice::from_ref(&arguments.topic), &arguments.broker.shape())?;
-        admin::wait_until_served(&mut admin, &arguments.topic, NEW_TOPIC_LIMIT)?;
     }
     let load = Load {
-        address,
+        leaders: bootstrap::wait_until_served(bootstrap, &arguments.topic, NEW_TOPIC_LIMIT)?,
         topic: arguments.topic.clone(),
-        partitions: arguments.broker.partitions,
         connections: arguments.connections.max(1),
         shape: BatchShape::filling(arguments.size, arguments.batch),
         acks: arguments.acks,
@@ -202,17 +250,53 @@ fn produce(arguments: Produce) -> anyhow::Result<()> {
 fn topics(arguments: &Topics) -> anyhow::Result<()> {
     let names: Vec<String> =
         (0..arguments.count).map(|number| format!("{}{number}", arguments.prefix)).collect();
-    let mut connection = Connection::open(arguments.broker.bootstrap_server)?;
+    let bootstrap = &arguments.broker.bootstrap_server;
+    let mut connection = bootstrap.connect()?;
     let began = Instant::now();
+    let milliseconds = || began.elapsed().as_secs_f64() * 1_000.0;
     admin::create(&mut connection, &names, &arguments.broker.shape())?;
-    let answered = began.elapsed();
-    print(&json!({ "topics": names.len(), "answered_ms": answered.as_secs_f64() * 1_000.0 }))
+    let answered_ms = milliseconds();
+    if arguments.led {
+        for name in &names {
+            bootstrap::wait_until_served(bootstrap, name, NEW_TOPIC_LIMIT)?;
+        }
+    }
+    let led_ms = arguments.led.then(milliseconds);
+    print(&json!({ "topics": names.len(), "answered_ms": answered_ms, "led_ms": led_ms }))
+}
+
+fn leaders(arguments: &Topic) -> anyhow::Result<()> {
+    let mut connection = arguments.broker.bootstrap_server.connect()?;
+    let controller = bootstrap::controller(&mut connection)?;
+    let partitions = bootstrap::partitions(&mut connection, &arguments.topic)?;
+    print(&json!({ "controller": controller, "partitions": partitions }))
+}
+
+fn gap(arguments: GapOf) -> anyhow::Result<()> {
+    let steady = Steady {
+        bootstrap: arguments.broker.bootstrap_server,
+        topic: arguments.topic,
+        partition: arguments.partition,
+        records_per_second: arguments.rate,
+        value_bytes: arguments.size,
+        limit: Duration::try_from_secs_f64(arguments.limit)?,
+    };
+    let ending = std::sync::Arc::new(AtomicBool::new(false));
+    let at_end = std::sync::Arc::clone(&ending);
+    std::thread::spawn(move || {
+        let _ = io::copy(&mut io::stdin(), &mut io::sink());
+        at_end.store(true, Ordering::Release);
+    });
+    // Who ends a broker waits for this line.
+    let gap = gap::measure(&steady, &ending, || drop(writeln!(io::stdout(), "steady")))?;
+    print(&gap)
 }
 
 fn first(arguments: First) -> anyhow::Result<()> {
     let wish = Wish {
-        address: arguments.broker.bootstrap_server,
         create: (!arguments.existing).then(|| arguments.broker.shape()),
+        bootstrap: arguments.broker.bootstrap_server,
+        record: !arguments.no_record,
         fetch: arguments.existing,
         topic: arguments.topic,
         value_bytes: arguments.size,
@@ -220,6 +304,9 @@ fn first(arguments: First) -> anyhow::Result<()> {
     };
     // Who starts the broker waits for this line, so that the start of this process is no part of what is measured.
     writeln!(io::stdout(), "waiting")?;
+    if arguments.hold {
+        io::stdin().read_line(&mut String::new())?;
+    }
     print(&first_record::wait(&wish)?)
 }
 

@@ -15,9 +15,11 @@ use ottla_protocol::messages::{
     DescribeClusterRequest, DescribeQuorumRequest, DescribeTopicPartitionsRequest,
 };
 use ottla_protocol::types::NodeId;
+use ottla_raft::Status;
 
 use super::metadata::{CLUSTER_OPERATIONS, NO_OPERATIONS, TOPIC_OPERATIONS};
 use super::{Reply, RequestContext};
+use crate::peers::Address;
 
 /// Brokers; 2 would be controllers, whom clients of this version do not reach.
 const ENDPOINT_BROKER: i8 = 1;
@@ -171,6 +173,12 @@ pub fn describe_topic_partitions(
     })
 }
 
+/// The node that is a member of the quorum; none for the only one, which needs no address.
+fn node_of(status: &Status, member: u64) -> Option<i32> {
+    let address = std::str::from_utf8(status.identities.get(&member)?).ok()?;
+    Some(Address::parse(address)?.node.0)
+}
+
 pub fn describe_quorum(
     cx: &mut RequestContext<'_>,
     request: DescribeQuorumRequest,
@@ -201,8 +209,9 @@ pub fn describe_quorum(
                     };
                     PartitionData {
                         partition_index: index,
-                        // The only voter leads once it has won its term.
-                        leader_id: if status.leader.is_some() { cx.node.id.0 } else { -1 },
+                        leader_id: status
+                            .leader
+                            .map_or(-1, |leader| node_of(status, leader).unwrap_or(cx.node.id.0)),
                         leader_epoch: i32::try_from(status.term).unwrap_or(i32::MAX),
                         high_watermark: end(status.committed),
                         current_voters: vec![ReplicaState {
