@@ -1,6 +1,7 @@
 //! The command line. `ottla` alone serves.
 
 mod banner;
+mod client;
 mod cluster;
 mod data_dir;
 mod logging;
