@@ -32,7 +32,7 @@ use crate::entropy::Entropy;
 use crate::peers::links::Links;
 use crate::peers::{Identity, raft_id};
 
-pub use quorum::{OnOutcome, Quorum, QuorumTransport};
+pub use quorum::{OnOutcome, QUORUM_ELECTION, QUORUM_HEARTBEAT, Quorum, QuorumTransport};
 use sessions::Sessions;
 
 /// How long a proposal may take before its outcome counts as unknown.
@@ -64,6 +64,8 @@ pub struct Others {
     pub identity: Arc<Identity>,
     /// `broker.session.timeout.ms`.
     pub session_timeout_ms: u64,
+    /// How long the quorum hears nothing of its leader, at least, before another is elected.
+    pub election_ms: u64,
     /// The listener that brokers use among themselves.
     pub listener: Arc<str>,
 }
@@ -229,6 +231,7 @@ impl Controller {
             self.begin_sessions(status.term);
             return self.decide_next();
         }
+        self.sessions.follow(self.leader_address().map(|address| address.node));
         let waiting = std::mem::take(&mut self.state().waiting);
         for Waiting { command, reply, .. } in waiting {
             self.submit(command, reply);

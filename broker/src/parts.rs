@@ -13,7 +13,7 @@ use crate::api::init_producer_id::ProducerIds;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::rules::Rules;
-use crate::controller::{Controller, OnImage, Others, Published};
+use crate::controller::{Controller, OnImage, Others, Published, QUORUM_ELECTION};
 use crate::coordinator::Coordinators;
 use crate::endpoints::Endpoints;
 use crate::entropy::Entropy;
@@ -116,6 +116,7 @@ pub fn connect(
         links: Arc::clone(links),
         identity: Arc::clone(&node.identity),
         session_timeout_ms: millis("broker.session.timeout.ms"),
+        election_ms: u64::try_from(QUORUM_ELECTION.end.as_millis()).unwrap_or(0),
         listener: Arc::clone(listener),
     });
     node.partitions.host().in_sync.attach(node.id, &node.controller, {

@@ -17,7 +17,7 @@ use crate::api::api_versions;
 use crate::clock::Clock;
 use crate::config::quorum::Quorum;
 use crate::config::{Config, ConfigError};
-use crate::controller::{Published, QuorumTransport};
+use crate::controller::{Published, QUORUM_ELECTION, QUORUM_HEARTBEAT, QuorumTransport};
 use crate::entropy::Entropy;
 use crate::flusher::Flusher;
 use crate::founding::Founding;
@@ -49,9 +49,6 @@ const METADATA_LOG: &str = "__cluster_metadata-0";
 const METADATA_DIR: &str = "metadata";
 /// Entries of the metadata log between two snapshots.
 const METADATA_SNAPSHOT_EVERY: u64 = 5_000;
-/// How often the quorum's leader is heard of, and when voters begin to doubt that there is one.
-const QUORUM_HEARTBEAT: Duration = Duration::from_millis(50);
-const QUORUM_ELECTION: std::ops::Range<Duration> = Duration::from_millis(150)..Duration::from_millis(300);
 
 /// Why a node did not start.
 #[derive(Debug, thiserror::Error)]

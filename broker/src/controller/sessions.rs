@@ -23,6 +23,8 @@ struct State {
     term: u64,
     began_ms: u64,
     heard: BTreeMap<NodeId, Heard>,
+    /// Who led before this node: nobody had heard of it for an election's time when this node began.
+    former: Option<NodeId>,
 }
 
 #[derive(Debug)]
@@ -43,9 +45,15 @@ impl Sessions {
         let mut state = self.state();
         let news = state.term != term;
         if news {
-            *state = State { term, began_ms: tick_ms, heard: BTreeMap::new() };
+            *state = State { term, began_ms: tick_ms, heard: BTreeMap::new(), former: state.former };
         }
         news
+    }
+
+    /// Another node leads.
+    pub(super) fn follow(&self, leader: Option<NodeId>) {
+        let mut state = self.state();
+        state.former = leader.or(state.former);
     }
 }
 
@@ -98,10 +106,13 @@ impl Controller {
             }
             let over = {
                 let mut state = self.sessions.state();
-                let began_ms = state.began_ms;
+                let (began_ms, former) = (state.began_ms, state.former);
                 let unheard = Heard { epoch: broker.epoch, at_ms: began_ms, is_changing: false };
                 let heard = state.heard.entry(broker.id).or_insert(unheard);
-                let since = if heard.epoch == broker.epoch { heard.at_ms } else { began_ms };
+                let mut since = if heard.epoch == broker.epoch { heard.at_ms } else { began_ms };
+                if since == began_ms && former == Some(broker.id) {
+                    since = since.saturating_sub(others.election_ms);
+                }
                 let over = !heard.is_changing && tick_ms.saturating_sub(since) > others.session_timeout_ms;
                 heard.is_changing |= over;
                 over
