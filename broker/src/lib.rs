@@ -4,6 +4,7 @@ pub mod api;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod contact;
 pub mod controller;
 pub mod coordinator;
 pub mod endpoints;

@@ -318,11 +318,14 @@ impl Membership {
             image_version: i64::try_from(self.identity.image.load().version).unwrap_or(i64::MAX),
             is_ready: self.is_ready(),
         };
-        let membership = Arc::clone(self);
+        let (membership, sent_ms) = (Arc::clone(self), self.controller.tick_ms());
         self.links.call(&address, Line::Beats, &request, self.interval * 4, move |outcome| {
             let heard = match outcome {
                 Ok(answer) => match ErrorCode::from_code(answer.error_code) {
-                    Some(ErrorCode::None) => Ok(answer.is_fenced),
+                    Some(ErrorCode::None) => {
+                        membership.identity.contact.heard(sent_ms);
+                        Ok(answer.is_fenced)
+                    }
                     code => Err(code.unwrap_or(ErrorCode::UnknownServerError)),
                 },
                 Err(_) => Err(ErrorCode::NetworkException),

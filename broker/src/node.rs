@@ -118,6 +118,7 @@ impl Node {
             clock: clock.clone(),
             image: Arc::clone(&published.image),
             in_sync: Arc::new(InSync::default()),
+            contact: Arc::default(),
             lag_max_ms: 30_000,
             on_followed_flush: OnceLock::new(),
             on_damage: OnceLock::new(),

@@ -28,6 +28,7 @@ use ottla_storage::{FlushTicket, Log, LogDir, Removal, StorageError};
 use crate::api::Wakeup;
 use crate::clock::Clock;
 use crate::config::TopicConfig;
+use crate::contact::Contact;
 use crate::flusher::Flusher;
 use crate::in_sync::InSync;
 use crate::overdue::Overdue;
@@ -72,6 +73,7 @@ pub struct Host {
     pub image: Arc<ArcSwap<Image>>,
     /// Where changes of in-sync sets are asked for.
     pub in_sync: Arc<InSync>,
+    pub contact: Arc<Contact>,
     /// `replica.lag.time.max.ms`.
     pub lag_max_ms: u64,
     /// Told of a partition that this node follows and has flushed further; set once there are other nodes.
@@ -110,6 +112,10 @@ pub(crate) struct State {
     followers: Vec<Arc<Place>>,
     /// Why nothing can be committed any more: the topic is gone, the node stops, the disk failed.
     offline: Option<ErrorCode>,
+    /// Appends are refused with this code until that tick: see [`produce`].
+    refusing: Option<(ErrorCode, u64)>,
+    /// That there is no space is said again at this tick.
+    say_full_at_ms: u64,
 }
 
 impl fmt::Debug for Partition {
@@ -144,6 +150,8 @@ impl Partition {
             fetchers: Vec::new(),
             followers: Vec::new(),
             offline: None,
+            refusing: None,
+            say_full_at_ms: 0,
         };
         Arc::new(Self {
             topic,

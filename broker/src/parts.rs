@@ -59,6 +59,7 @@ impl Parts {
             clock: clock.clone(),
             image: Arc::clone(&published.image),
             in_sync: Arc::new(InSync::default()),
+            contact: Arc::clone(&identity.contact),
             lag_max_ms: u64::try_from(config.number("replica.lag.time.max.ms")).unwrap_or(0),
             on_followed_flush: OnceLock::new(),
             on_damage: OnceLock::new(),
@@ -112,6 +113,7 @@ pub fn connect(
     on_leader: OnLeader,
 ) -> (Arc<Replicators>, Arc<Membership>) {
     let millis = |name: &str| u64::try_from(node.config.number(name)).unwrap_or(0);
+    node.identity.contact.expect(millis("broker.session.timeout.ms"), node.clock.tick_ms());
     node.controller.connect(Others {
         links: Arc::clone(links),
         identity: Arc::clone(&node.identity),

@@ -15,6 +15,8 @@ use ottla_machine::controller::image::Image;
 use ottla_protocol::messages::PeerHelloRequest;
 use ottla_protocol::types::{BrokerEpoch, NodeId, Uuid};
 
+use crate::contact::Contact;
+
 /// Who this node is.
 #[derive(Debug)]
 pub struct Identity {
@@ -25,12 +27,20 @@ pub struct Identity {
     cluster: ArcSwap<Uuid>,
     /// Of this process's registration; -1 before it.
     epoch: AtomicI64,
+    pub contact: Arc<Contact>,
 }
 
 impl Identity {
     #[must_use]
     pub fn new(node: NodeId, directory: Uuid, cluster: Uuid, image: Arc<ArcSwap<Image>>) -> Self {
-        Self { node, directory, image, cluster: ArcSwap::from_pointee(cluster), epoch: AtomicI64::new(-1) }
+        Self {
+            node,
+            directory,
+            image,
+            cluster: ArcSwap::from_pointee(cluster),
+            epoch: AtomicI64::new(-1),
+            contact: Arc::default(),
+        }
     }
 
     /// The cluster that this node belongs to; zero while it is fresh.

@@ -177,6 +177,7 @@ pub fn beat(cx: &mut RequestContext<'_>, request: BrokerBeatRequest) -> Reply<Br
         return Reply::Close("a heartbeat in another node's name");
     }
     let (id, epoch) = (NodeId(request.node_id), BrokerEpoch(request.broker_epoch));
+    cx.node.identity.contact.heard(cx.tick_ms);
     let heard = cx.node.controller.on_beat(id, epoch, request.is_ready);
     if let Some(peer) = cx.connection.node.as_deref_mut() {
         peer.epoch = epoch;

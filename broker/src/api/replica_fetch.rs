@@ -56,6 +56,7 @@ pub fn fetch(cx: &mut RequestContext<'_>, request: ReplicaFetchRequest) -> Reply
         Ok(follower) => follower,
         Err(code) => return failed(code),
     };
+    cx.node.identity.contact.heard(cx.tick_ms);
     let wishes = request.wishes.iter().map(|wish| Wish {
         topic: wish.topic_id,
         index: wish.partition,
@@ -97,6 +98,7 @@ pub fn fetch(cx: &mut RequestContext<'_>, request: ReplicaFetchRequest) -> Reply
 /// A follower says what it has, or wants more partitions, while its fetch waits. Not answered.
 pub fn update(cx: &mut RequestContext<'_>, request: ReplicaUpdateRequest) -> Reply<ReplicaUpdateResponse> {
     let Ok((follower, epoch)) = follower(cx) else { return Reply::None };
+    cx.node.identity.contact.heard(cx.tick_ms);
     let wishes = request.wishes.iter().map(|wish| Wish {
         topic: wish.topic_id,
         index: wish.partition,

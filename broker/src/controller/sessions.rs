@@ -33,6 +33,8 @@ struct Heard {
     at_ms: u64,
     /// A change of its fence is on its way.
     is_changing: bool,
+    /// Its silence is in the log already.
+    is_said: bool,
 }
 
 impl Sessions {
@@ -77,11 +79,12 @@ impl Controller {
         let unfence = {
             let mut state = self.sessions.state();
             let at_ms = self.clock.tick_ms();
-            let heard = state.heard.entry(id).or_insert(Heard { epoch, at_ms, is_changing: false });
+            let heard =
+                state.heard.entry(id).or_insert(Heard { epoch, at_ms, is_changing: false, is_said: false });
             if heard.epoch != epoch {
-                *heard = Heard { epoch, at_ms, is_changing: false };
+                *heard = Heard { epoch, at_ms, is_changing: false, is_said: false };
             }
-            heard.at_ms = at_ms;
+            (heard.at_ms, heard.is_said) = (at_ms, false);
             let unfence = is_fenced && is_ready && !heard.is_changing;
             heard.is_changing |= unfence;
             unfence
@@ -107,18 +110,22 @@ impl Controller {
             let over = {
                 let mut state = self.sessions.state();
                 let (began_ms, former) = (state.began_ms, state.former);
-                let unheard = Heard { epoch: broker.epoch, at_ms: began_ms, is_changing: false };
+                let unheard =
+                    Heard { epoch: broker.epoch, at_ms: began_ms, is_changing: false, is_said: false };
                 let heard = state.heard.entry(broker.id).or_insert(unheard);
                 let mut since = if heard.epoch == broker.epoch { heard.at_ms } else { began_ms };
                 if since == began_ms && former == Some(broker.id) {
                     since = since.saturating_sub(others.election_ms);
                 }
                 let over = !heard.is_changing && tick_ms.saturating_sub(since) > others.session_timeout_ms;
+                if over && !heard.is_said {
+                    heard.is_said = true;
+                    tracing::warn!("broker {} was not heard of in time: it is to be fenced", broker.id);
+                }
                 heard.is_changing |= over;
                 over
             };
             if over {
-                tracing::warn!("broker {} was not heard of in time: it is fenced", broker.id);
                 self.change(
                     Command::FenceBroker { id: broker.id, epoch: broker.epoch },
                     broker.id,

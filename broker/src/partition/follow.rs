@@ -10,6 +10,9 @@ use ottla_storage::{Log, StorageError};
 use super::lead::Wish;
 use super::{Due, Partition, State};
 
+/// A full disk is told so often.
+const SAY_FULL_EVERY_MS: u64 = 10_000;
+
 /// What a leader's answer did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Followed {
@@ -109,7 +112,10 @@ impl Partition {
         let due = match outcome {
             Ok(due) => due,
             Err(error @ StorageError::Full { .. }) => {
-                tracing::warn!("{} does not follow for want of space: {error}", self.dir_name);
+                if tick_ms >= state.say_full_at_ms {
+                    state.say_full_at_ms = tick_ms + SAY_FULL_EVERY_MS;
+                    tracing::warn!("{} does not follow for want of space: {error}", self.dir_name);
+                }
                 return Followed::Later;
             }
             Err(error) => {

@@ -73,6 +73,9 @@ impl From<StorageError> for Refused {
     }
 }
 
+/// How long a refusal that time may heal holds: longer than what was sent before it was heard of is under way.
+const REFUSING_MS: u64 = 50;
+
 /// A batch may unpack to so many times `max.message.bytes`, or this many bytes.
 const UNPACKED_FACTOR: usize = 100;
 const UNPACKED_MIN: usize = 16 << 20;
@@ -176,8 +179,22 @@ impl Partition {
         let mut state = self.lock();
         self.ensure_open(&mut state)?;
         state.replica.check_leader(epoch)?;
-        if request.acks_all {
-            state.replica.check_in_sync(state.config.min_insync_replicas)?;
+        if request.acks_all
+            && state.replica.state().isr.len() > 1
+            && self.host.contact.is_lost(request.tick_ms)
+        {
+            return Err(ErrorCode::NotLeaderOrFollower.into());
+        }
+        if let Some((code, until_ms)) = state.refusing
+            && request.tick_ms < until_ms
+            && (request.acks_all || code != ErrorCode::NotEnoughReplicas)
+        {
+            return Err(code.into());
+        }
+        if request.acks_all
+            && let Err(code) = state.replica.check_in_sync(state.config.min_insync_replicas)
+        {
+            return Err(state.refuse_for_now(code, request.tick_ms).into());
         }
         let header = BatchHeader::read(bytes).map_err(|error| Refused::from(error.code()))?;
         let verdict = state.producers.check(&header);
@@ -191,7 +208,11 @@ impl Partition {
                 end: before.last_offset.plus(1),
             },
             Verdict::Append => {
-                let (base_offset, end) = state.append_stamped(bytes, &header, request)?;
+                let appended = state.append_stamped(bytes, &header, request);
+                if let Err(StorageError::Full { .. }) = &appended {
+                    state.refuse_for_now(ErrorCode::KafkaStorageError, request.tick_ms);
+                }
+                let (base_offset, end) = appended?;
                 Appended { base_offset, log_append_time, log_start, end }
             }
         };
@@ -222,13 +243,21 @@ impl Partition {
 }
 
 impl State {
+    /// What refuses one batch refuses those that its producer has sent behind it, too. If one of them were judged by its sequence, now
+    /// that there is room or that a replica is back, it would be out of order, and the producer would begin anew under another epoch:
+    /// what it does not know to be appended may then be there twice.
+    fn refuse_for_now(&mut self, code: ErrorCode, tick_ms: u64) -> ErrorCode {
+        self.refusing = Some((code, tick_ms + REFUSING_MS));
+        code
+    }
+
     /// Stamps and appends; returns the batch's first offset and the log's new end.
     fn append_stamped(
         &mut self,
         bytes: &mut [u8],
         header: &BatchHeader,
         request: &AppendRequest<'_>,
-    ) -> Result<(Offset, Offset), Refused> {
+    ) -> Result<(Offset, Offset), StorageError> {
         let log = self.log.as_mut().expect("opened by the caller");
         let base = log.end_offset();
         batch::stamp(bytes, base, self.replica.leader_epoch());

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use ottla_machine::controller::image::{Image, PartitionState};
 use ottla_protocol::error::ErrorCode;
 use ottla_protocol::record::{BatchBuilder, BatchOptions};
-use ottla_protocol::types::{LeaderEpoch, NodeId, Offset, PartitionEpoch, Uuid};
+use ottla_protocol::types::{LeaderEpoch, NodeId, Offset, PartitionEpoch, ProducerEpoch, ProducerId, Uuid};
 use ottla_storage::{LogDir, MemoryDisk};
 use smallvec::smallvec;
 
@@ -19,7 +19,11 @@ const ME: NodeId = NodeId(1);
 
 /// A partition that this node leads, whose flushes wait for [`Partition::flush`].
 pub(crate) fn led(name: &str) -> Arc<Partition> {
-    let disk = Arc::new(MemoryDisk::new());
+    led_on(&MemoryDisk::new(), name)
+}
+
+fn led_on(disk: &MemoryDisk, name: &str) -> Arc<Partition> {
+    let disk = Arc::new(disk.clone());
     let host = Host {
         me: ME,
         log_dir: Arc::new(LogDir::open(disk, Path::new("/data"), [1; 16]).expect("a disk without faults")),
@@ -28,6 +32,7 @@ pub(crate) fn led(name: &str) -> Arc<Partition> {
         clock: Clock::manual(0),
         image: Arc::default(),
         in_sync: Arc::default(),
+        contact: Arc::default(),
         lag_max_ms: 30_000,
         on_followed_flush: OnceLock::new(),
         on_damage: OnceLock::new(),
@@ -136,4 +141,71 @@ fn what_nobody_waits_for_is_flushed_behind_the_appends() {
     assert!(last > end && partition.flush_queued.load(std::sync::atomic::Ordering::Acquire));
     partition.flush();
     assert_eq!(flushed_end(&partition), last);
+}
+
+/// A batch of an idempotent producer: so many records of a kilobyte from a sequence on.
+fn numbered(sequence: i32, records: usize) -> Vec<u8> {
+    let mut builder = BatchBuilder::new(BatchOptions {
+        producer_id: ProducerId(7),
+        producer_epoch: ProducerEpoch(0),
+        base_sequence: sequence,
+        ..BatchOptions::default()
+    });
+    for _ in 0..records {
+        builder.append(1_000, None, Some(&[b'v'; 1_000]));
+    }
+    builder.build()
+}
+
+fn produce_at(partition: &Arc<Partition>, tick_ms: u64, records: &[u8]) -> Result<Offset, ErrorCode> {
+    let request = AppendRequest {
+        records,
+        acks_all: true,
+        produce_version: 11,
+        now_ms: 1_000,
+        tick_ms,
+        deadline_ms: u64::MAX,
+    };
+    partition.produce(&request, None).map(|appended| appended.base_offset).map_err(|refused| refused.code)
+}
+
+#[test]
+fn what_refuses_a_batch_refuses_those_sent_behind_it_by_the_same_reason_and_not_by_their_sequence() {
+    let disk = MemoryDisk::new();
+    let partition = led_on(&disk, "t");
+    assert_eq!(produce_at(&partition, 0, &numbered(0, 1)), Ok(Offset(0)));
+    disk.set_capacity(Some(disk.used() + 10_000));
+    assert_eq!(produce_at(&partition, 10, &numbered(1, 100)), Err(ErrorCode::KafkaStorageError));
+    disk.set_capacity(None);
+    // There is room now, but what came before is not there.
+    assert_eq!(produce_at(&partition, 12, &numbered(101, 1)), Err(ErrorCode::KafkaStorageError));
+    assert_eq!(produce_at(&partition, 112, &numbered(1, 100)), Ok(Offset(1)));
+    assert_eq!(produce_at(&partition, 112, &numbered(101, 1)), Ok(Offset(101)));
+
+    let mut alone = led_in(1);
+    (alone.replicas, alone.isr) = (smallvec![ME, NodeId(2), NodeId(3)], smallvec![ME]);
+    let mut strict = TopicConfig::resolve(&Config::default(), &Image::default(), ME, "t");
+    strict.min_insync_replicas = 2;
+    let strict = Arc::new(strict);
+    partition.update(&alone, &strict);
+    assert_eq!(produce_at(&partition, 200, &numbered(102, 1)), Err(ErrorCode::NotEnoughReplicas));
+    let mut two = alone;
+    (two.isr, two.partition_epoch) = (smallvec![ME, NodeId(2)], PartitionEpoch(2));
+    partition.update(&two, &strict);
+    assert_eq!(produce_at(&partition, 210, &numbered(103, 1)), Err(ErrorCode::NotEnoughReplicas));
+    assert_eq!(produce_at(&partition, 300, &numbered(102, 1)), Ok(Offset(102)));
+}
+
+#[test]
+fn a_leader_that_has_heard_of_nobody_for_a_session_sends_producers_away() {
+    let partition = led("t");
+    partition.host.contact.expect(2_500, 0);
+    assert_eq!(produce_at(&partition, 9_000, &numbered(0, 1)), Ok(Offset(0)), "nobody else could lead it");
+    let mut with_followers = led_in(1);
+    (with_followers.replicas, with_followers.isr) = (smallvec![ME, NodeId(2)], smallvec![ME, NodeId(2)]);
+    let config = Arc::clone(&partition.lock().config);
+    partition.update(&with_followers, &config);
+    assert_eq!(produce_at(&partition, 9_000, &numbered(1, 1)), Err(ErrorCode::NotLeaderOrFollower));
+    partition.host.contact.heard(8_000);
+    assert_eq!(produce_at(&partition, 9_000, &numbered(1, 1)), Ok(Offset(1)));
 }
