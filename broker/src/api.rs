@@ -12,6 +12,7 @@
 mod context;
 mod reply;
 
+pub mod alter_replica_log_dirs;
 pub mod api_versions;
 pub mod cluster;
 pub mod configs;
@@ -19,6 +20,7 @@ pub mod create_partitions;
 pub mod create_topics;
 pub mod delete_topics;
 mod duplicates;
+pub mod elect_leaders;
 pub mod fetch;
 pub mod find_coordinator;
 mod gather;
@@ -32,7 +34,10 @@ pub mod logs;
 pub mod metadata;
 pub mod peers;
 pub mod produce;
+pub mod reassignments;
 pub mod replica_fetch;
+pub mod unregister_broker;
+pub mod update_features;
 
 use ottla_protocol::api::ApiKey;
 use ottla_protocol::wire::{DecodeError, Reader, Request};
@@ -88,14 +93,20 @@ handlers! {
     OffsetForLeaderEpoch => logs::offset_for_leader_epoch,
     DescribeConfigs => configs::describe,
     AlterConfigs => configs::alter,
+    AlterReplicaLogDirs => alter_replica_log_dirs::handle,
     DescribeLogDirs => logs::describe_log_dirs,
     CreatePartitions => create_partitions::handle,
     DeleteGroups => groups_admin::delete,
+    ElectLeaders => elect_leaders::handle,
     IncrementalAlterConfigs => configs::alter_incrementally,
+    AlterPartitionReassignments => reassignments::alter,
+    ListPartitionReassignments => reassignments::list,
     OffsetDelete => group_offsets::delete,
     DescribeQuorum => cluster::describe_quorum,
+    UpdateFeatures => update_features::handle,
     DescribeCluster => cluster::describe,
     DescribeProducers => logs::describe_producers,
+    UnregisterBroker => unregister_broker::handle,
     ListConfigResources => configs::list,
     DescribeTopicPartitions => cluster::describe_topic_partitions,
     PeerHello => peers::hello,

@@ -152,7 +152,7 @@ impl Running {
         node.controller.attach(start_metadata_log(node, None)?);
         let registration = Registration { fenced: false, ..registration(node) };
         // Both join one entry: the first has no answer of its own to wait for.
-        node.controller.submit(found_cluster(wanted), |_| {});
+        node.controller.submit(found_cluster(wanted, &[]), |_| {});
         match node.controller.ask(Command::RegisterBroker(registration)) {
             Answer::Registered(epoch) => node.identity.set_epoch(epoch),
             Answer::Failed(failure) => return Err(StartError::Register(failure.message)),
@@ -199,7 +199,7 @@ impl Running {
             is_broker: quorum.is_broker,
         });
         let cluster = node.founding.cluster();
-        node.controller.submit(found_cluster(cluster), |_| {});
+        node.controller.submit(found_cluster(cluster, &api_versions::OF_SEVERAL_NODES), |_| {});
         if quorum.is_broker {
             membership.register().map_err(StartError::Register)?;
             self.serve()?;
@@ -299,9 +299,8 @@ fn spread_founding(node: &Node, stopping: &Arc<AtomicBool>) -> Result<(), StartE
         .map_err(StartError::Threads)
 }
 
-fn found_cluster(cluster_id: Uuid) -> Command {
-    Command::FoundCluster {
-        cluster_id,
-        features: vec![("metadata.version".into(), api_versions::METADATA_VERSION)],
-    }
+fn found_cluster(cluster_id: Uuid, more: &[(&str, i16)]) -> Command {
+    let features = [("metadata.version", api_versions::METADATA_VERSION)];
+    let features = features.iter().chain(more).map(|(name, level)| ((*name).into(), *level)).collect();
+    Command::FoundCluster { cluster_id, features }
 }

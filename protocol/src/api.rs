@@ -90,14 +90,20 @@ apis! {
     OffsetForLeaderEpoch = 23, 2..=4;
     DescribeConfigs = 32, 1..=4;
     AlterConfigs = 33, 0..=2, barrier;
+    AlterReplicaLogDirs = 34, 1..=2;
     DescribeLogDirs = 35, 1..=5;
     CreatePartitions = 37, 0..=3, barrier;
     DeleteGroups = 42, 0..=2;
+    ElectLeaders = 43, 0..=2, barrier;
     IncrementalAlterConfigs = 44, 0..=1, barrier;
+    AlterPartitionReassignments = 45, 0..=1, barrier;
+    ListPartitionReassignments = 46, 0..=0;
     OffsetDelete = 47, 0..=0;
     DescribeQuorum = 55, 0..=2;
+    UpdateFeatures = 57, 0..=2, barrier;
     DescribeCluster = 60, 0..=2;
     DescribeProducers = 61, 0..=0;
+    UnregisterBroker = 64, 0..=0, barrier;
     ListConfigResources = 74, 0..=1;
     DescribeTopicPartitions = 75, 0..=0;
     PeerHello = 20000, 0..=0, barrier, peer;
@@ -179,12 +185,22 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_topics_or_configurations_is_a_barrier() {
+    fn what_changes_the_metadata_is_a_barrier() {
         let barriers: Vec<_> =
             APIS.iter().filter(|api| api.barrier && !api.peer).map(|api| api.name).collect();
         assert_eq!(
             barriers,
-            ["CreateTopics", "DeleteTopics", "AlterConfigs", "CreatePartitions", "IncrementalAlterConfigs"]
+            [
+                "CreateTopics",
+                "DeleteTopics",
+                "AlterConfigs",
+                "CreatePartitions",
+                "ElectLeaders",
+                "IncrementalAlterConfigs",
+                "AlterPartitionReassignments",
+                "UpdateFeatures",
+                "UnregisterBroker"
+            ]
         );
     }
 }

@@ -26,8 +26,15 @@ struct Feature {
 /// The level of `metadata.version` that a new cluster gets: Kafka 4.3's.
 pub const METADATA_VERSION: i16 = 30;
 
+/// What is finalized beside it where a cluster is founded by several nodes.
+pub(crate) const OF_SEVERAL_NODES: [(&str, i16); 1] = [("eligible.leader.replicas.version", 1)];
+
 /// `metadata.version` 7 is Kafka 3.3's, the lowest that Kafka 4 knows.
-const FEATURES: &[Feature] = &[Feature { name: "metadata.version", min: 7, max: METADATA_VERSION }];
+/// Eligible leader replicas (KIP-966) are tracked always, and so can't be switched off.
+const FEATURES: &[Feature] = &[
+    Feature { name: "eligible.leader.replicas.version", min: 1, max: 1 },
+    Feature { name: "metadata.version", min: 7, max: METADATA_VERSION },
+];
 
 /// The levels that this program has of a feature.
 pub(crate) fn levels_of(name: &str) -> Option<RangeInclusive<i16>> {

@@ -221,6 +221,7 @@ impl Fetch {
             high_watermark: bounds.map_or(-1, |bounds| bounds.high_watermark.0),
             last_stable_offset: bounds.map_or(-1, |bounds| bounds.high_watermark.0),
             log_start_offset: bounds.map_or(-1, |bounds| bounds.log_start.0),
+            aborted_transactions: None,
             preferred_read_replica: -1,
             records: Some(Bytes::new()),
             ..PartitionData::default()

@@ -50,6 +50,13 @@ pub fn topic(config: &Config, image: &Image, node: NodeId, topic: &str) -> Vec<D
         .collect()
 }
 
+/// What Kafka's tools set for the time of a reassignment: as in Kafka, it is not shown where it is not set.
+const ONLY_WHERE_SET: [&str; 3] = [
+    "follower.replication.throttled.rate",
+    "leader.replication.throttled.rate",
+    "replica.alter.log.dirs.io.max.bytes.per.second",
+];
+
 /// All settings of one broker, or with `None` what was set for all of them.
 #[must_use]
 pub fn broker(config: &Config, image: &Image, node: Option<NodeId>) -> Vec<Described> {
@@ -67,6 +74,10 @@ pub fn broker(config: &Config, image: &Image, node: Option<NodeId>) -> Vec<Descr
     };
     broker_settings()
         .iter()
+        .filter(|setting| {
+            !ONLY_WHERE_SET.contains(&setting.name)
+                || broker_value(config, image, id, setting.name).is_some()
+        })
         .map(|setting| {
             let set = broker_value(config, image, id, setting.name);
             let (value, source) = match set {

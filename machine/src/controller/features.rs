@@ -14,6 +14,9 @@ const UPGRADE: i8 = 1;
 const SAFE_DOWNGRADE: i8 = 2;
 const UNSAFE_DOWNGRADE: i8 = 3;
 
+/// The version of the metadata's records.
+const METADATA_VERSION: &str = "metadata.version";
+
 /// All of the changes, or none.
 pub(super) fn update(
     image: &Image,
@@ -53,9 +56,8 @@ fn check(image: &Image, rules: &dyn ConfigRules, name: &str, level: i16, kind: i
     let Some(levels) = rules.feature_levels(name) else {
         return refused("this version of Ottla does not know it".into());
     };
-    // Level 0 turns a feature off; one whose lowest level is above 1 cannot be.
-    let is_off = level == 0 && *levels.start() <= 1;
-    if !levels.contains(&level) && !is_off {
+    // Level 0 turns a feature off, where it is one of its levels.
+    if !levels.contains(&level) {
         return refused(format!(
             "this version of Ottla has the levels {} to {}",
             levels.start(),
@@ -64,6 +66,10 @@ fn check(image: &Image, rules: &dyn ConfigRules, name: &str, level: i16, kind: i
     }
     let now = image.feature(name);
     match kind {
+        // As in Kafka: an older level may not have records for what is there by now.
+        SAFE_DOWNGRADE if level < now && name == METADATA_VERSION => {
+            refused(format!("it is at {now}, and metadata that came with that might be lost"))
+        }
         UPGRADE if level < now => refused(format!("it is at {now}, and a downgrade was not asked for")),
         SAFE_DOWNGRADE | UNSAFE_DOWNGRADE if level > now => {
             refused(format!("it is at {now}, and a downgrade was asked for"))

@@ -43,7 +43,12 @@ impl ConfigRules for Plain {
         image.topic_config(topic, "flush.messages").is_none()
     }
     fn feature_levels(&self, name: &str) -> Option<RangeInclusive<i16>> {
-        (name == "metadata.version").then_some(7..=30)
+        match name {
+            "metadata.version" => Some(7..=30),
+            "some.version" => Some(0..=2),
+            "fixed.version" => Some(1..=1),
+            _ => None,
+        }
     }
     fn may_delete_topics(&self) -> bool {
         true

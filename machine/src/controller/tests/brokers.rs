@@ -250,32 +250,42 @@ fn new_partitions_begin_in_sync_on_active_brokers_only() {
 #[test]
 fn features_move_within_their_levels_all_or_none() {
     let mut world = World::new(1);
-    let name = || "metadata.version".to_owned();
-    let cases: [(Vec<(String, i16, i8)>, Result<i16, ErrorCode>); 9] = [
-        (vec![(name(), 30, 1)], Ok(30)),
-        (vec![(name(), 29, 1)], Err(ErrorCode::InvalidUpdateVersion)),
-        (vec![(name(), 29, 2), ("no.such".into(), 1, 1)], Err(ErrorCode::InvalidUpdateVersion)),
-        (vec![(name(), 29, 2)], Ok(29)),
-        (vec![(name(), 30, 2)], Err(ErrorCode::InvalidUpdateVersion)),
-        (vec![(name(), 31, 1)], Err(ErrorCode::InvalidUpdateVersion)),
-        (vec![(name(), 0, 2)], Err(ErrorCode::InvalidUpdateVersion)),
-        (vec![(name(), 30, 4)], Err(ErrorCode::InvalidUpdateVersion)),
-        (vec![(name(), 30, 1), (name(), 30, 1)], Err(ErrorCode::InvalidRequest)),
+    let one = |name: &str, level: i16, kind: i8| (name.to_owned(), level, kind);
+    let (metadata, some) = ("metadata.version", "some.version");
+    let invalid = Err(ErrorCode::InvalidUpdateVersion);
+    let cases: [(Vec<(String, i16, i8)>, Result<i16, ErrorCode>); 14] = [
+        (vec![one(some, 2, 1)], Ok(2)),
+        (vec![one(some, 1, 1)], invalid),
+        (vec![one(some, 1, 2), one("no.such", 1, 1)], invalid),
+        (vec![one(some, 1, 2)], Ok(1)),
+        (vec![one(some, 2, 2)], invalid),
+        (vec![one(some, 3, 1)], invalid),
+        (vec![one(some, 0, 3)], invalid),
+        (vec![one(some, 1, 4)], invalid),
+        (vec![one(some, 1, 1), one(some, 1, 1)], Err(ErrorCode::InvalidRequest)),
+        (vec![one(some, 0, 2)], Ok(0)),
+        // What cannot be switched off, and what would lose metadata.
+        (vec![one("fixed.version", 1, 1), one(some, 1, 1)], Ok(1)),
+        (vec![one("fixed.version", 0, 2)], invalid),
+        (vec![one(metadata, 29, 2)], invalid),
+        (vec![one(metadata, 30, 1)], Ok(1)),
     ];
     for (changes, expected) in cases {
-        let level = world.image.feature("metadata.version");
+        let before = world.image.clone();
         let answer = world.run(&Command::UpdateFeatures { changes: changes.clone(), validate_only: false });
         match expected {
-            Ok(level) => assert_eq!((answer, world.image.feature("metadata.version")), (Answer::Done, level)),
+            Ok(level) => {
+                assert_eq!((answer, world.image.feature(some)), (Answer::Done, level), "{changes:?}")
+            }
             Err(code) => {
                 assert_eq!(refused(answer), code, "{changes:?}");
-                assert_eq!(world.image.feature("metadata.version"), level);
+                assert_eq!(world.image, before);
             }
         }
     }
     let before = world.image.clone();
-    for (level, validate_only) in [(30, true), (29, false)] {
-        world.run(&Command::UpdateFeatures { changes: vec![(name(), level, 1)], validate_only });
+    for (level, validate_only) in [(2, true), (0, false)] {
+        world.run(&Command::UpdateFeatures { changes: vec![one(some, level, 1)], validate_only });
         assert_eq!(world.image, before);
     }
 }
