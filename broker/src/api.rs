@@ -34,6 +34,7 @@ pub mod logs;
 pub mod metadata;
 pub mod peers;
 pub mod produce;
+pub mod quorum;
 pub mod reassignments;
 pub mod replica_fetch;
 pub mod unregister_broker;
@@ -102,13 +103,15 @@ handlers! {
     AlterPartitionReassignments => reassignments::alter,
     ListPartitionReassignments => reassignments::list,
     OffsetDelete => group_offsets::delete,
-    DescribeQuorum => cluster::describe_quorum,
+    DescribeQuorum => quorum::describe,
     UpdateFeatures => update_features::handle,
     DescribeCluster => cluster::describe,
     DescribeProducers => logs::describe_producers,
     UnregisterBroker => unregister_broker::handle,
     ListConfigResources => configs::list,
     DescribeTopicPartitions => cluster::describe_topic_partitions,
+    AddRaftVoter => quorum::add_voter,
+    RemoveRaftVoter => quorum::remove_voter,
     PeerHello => peers::hello,
     Quorum => peers::quorum,
     FoundCluster => peers::found,
@@ -117,6 +120,7 @@ handlers! {
     BrokerBeat => peers::beat,
     ReplicaFetch => replica_fetch::fetch,
     ReplicaUpdate => replica_fetch::update,
+    LeaderAsked => quorum::asked,
 }
 
 fn run<Q: Request>(

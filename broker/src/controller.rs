@@ -4,9 +4,10 @@
 //! counts on no other. Nothing is decided before this leader's term has begun here, nor while an outcome is unknown.
 //!
 //! Rooms: `forward` (commands on a node that does not lead), `sessions` (which brokers are alive, on the node that does), `quorum` (the
-//! metadata log's way to other nodes).
+//! metadata log, and its way to other nodes), `members` (who takes part in it).
 
 mod forward;
+mod members;
 mod quorum;
 mod sessions;
 
@@ -32,6 +33,7 @@ use crate::entropy::Entropy;
 use crate::peers::links::Links;
 use crate::peers::{Identity, raft_id};
 
+pub use members::Member;
 pub use quorum::{OnOutcome, QUORUM_ELECTION, QUORUM_HEARTBEAT, Quorum, QuorumTransport};
 use sessions::Sessions;
 

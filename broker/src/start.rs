@@ -32,7 +32,7 @@ use crate::peers::{Address, Identity, raft_id};
 use crate::replicators::{Replicators, follow_on_threads};
 
 use directory::open_log_dir;
-use sockets::{Sockets, bind, controller_listeners, inter_broker_listener, own_address};
+use sockets::{Sockets, bind, inter_broker_listener, own_address};
 
 /// How long connections have to finish when the node stops.
 const NETWORK_STOP_LIMIT: Duration = Duration::from_secs(1);
@@ -233,7 +233,7 @@ impl Running {
     /// An address by which a client on this machine reaches the node.
     #[must_use]
     pub fn bootstrap(&self) -> Option<SocketAddr> {
-        let of_controller = controller_listeners(&self.node.config);
+        let of_controller = self.node.config.controller_listeners();
         let addresses = self.network.addresses();
         let client = addresses.iter().find(|(name, _)| !of_controller.iter().any(|of| **of == **name));
         let (_, mut address) = client.or_else(|| addresses.first())?.clone();

@@ -106,6 +106,8 @@ apis! {
     UnregisterBroker = 64, 0..=0, barrier;
     ListConfigResources = 74, 0..=1;
     DescribeTopicPartitions = 75, 0..=0;
+    AddRaftVoter = 80, 0..=1, barrier;
+    RemoveRaftVoter = 81, 0..=0, barrier;
     PeerHello = 20000, 0..=0, barrier, peer;
     Quorum = 20001, 0..=0, peer;
     FoundCluster = 20002, 0..=0, peer;
@@ -114,6 +116,7 @@ apis! {
     BrokerBeat = 20005, 0..=0, peer;
     ReplicaFetch = 20006, 0..=0, peer;
     ReplicaUpdate = 20007, 0..=0, peer;
+    LeaderAsked = 20008, 0..=0, peer;
 }
 
 impl ApiKey {
@@ -199,7 +202,9 @@ mod tests {
                 "IncrementalAlterConfigs",
                 "AlterPartitionReassignments",
                 "UpdateFeatures",
-                "UnregisterBroker"
+                "UnregisterBroker",
+                "AddRaftVoter",
+                "RemoveRaftVoter"
             ]
         );
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::Fatal;
 use openraft::raft::TransferLeaderRequest;
-use openraft::{ChangeMembers, Raft};
+use openraft::{ChangeMembers, Instant as _, Raft};
 
 use crate::apply::Applier;
 use crate::types::{Member, TypeConfig};
@@ -65,6 +65,15 @@ impl MetadataLog {
     #[must_use]
     pub fn status(&self) -> Status {
         status_of(&self.raft.metrics().borrow_watched())
+    }
+
+    /// How long ago each of the others last answered; known to the leader alone.
+    #[must_use]
+    pub fn last_heard(&self) -> BTreeMap<u64, Duration> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let heard = metrics.heartbeat.iter().flatten();
+        heard.filter_map(|(id, at)| Some((*id, at.as_ref()?.elapsed()))).collect()
     }
 
     /// Calls `told` on the log's thread whenever there is another leader, term, or membership, and once at the beginning.

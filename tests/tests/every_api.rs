@@ -91,6 +91,8 @@ fn cve_2026_83525_a_request_with_every_array_empty_is_answered() {
     call_empty::<UnregisterBrokerRequest>(&node);
     call_empty::<ListConfigResourcesRequest>(&node);
     call_empty::<DescribeTopicPartitionsRequest>(&node);
+    call_empty::<AddRaftVoterRequest>(&node);
+    call_empty::<RemoveRaftVoterRequest>(&node);
     assert_well(&node);
 }
 

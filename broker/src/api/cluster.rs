@@ -1,54 +1,72 @@
-//! DescribeCluster, DescribeTopicPartitions and DescribeQuorum (keys 60, 75, 55).
+//! DescribeCluster and DescribeTopicPartitions (keys 60 and 75).
 
 use bytestring::ByteString;
+use ottla_machine::controller::image::Image;
 use ottla_protocol::error::ErrorCode;
 use ottla_protocol::messages::describe_cluster_response::{DescribeClusterBroker, DescribeClusterResponse};
-use ottla_protocol::messages::describe_quorum_response::{
-    DescribeQuorumResponse, PartitionData, ReplicaState, TopicData,
-};
 use ottla_protocol::messages::describe_topic_partitions_request::Cursor as CursorAsked;
 use ottla_protocol::messages::describe_topic_partitions_response::{
     Cursor, DescribeTopicPartitionsResponse, DescribeTopicPartitionsResponsePartition,
     DescribeTopicPartitionsResponseTopic,
 };
-use ottla_protocol::messages::{
-    DescribeClusterRequest, DescribeQuorumRequest, DescribeTopicPartitionsRequest,
-};
+use ottla_protocol::messages::{DescribeClusterRequest, DescribeTopicPartitionsRequest};
 use ottla_protocol::types::NodeId;
-use ottla_raft::Status;
 
-use super::metadata::{CLUSTER_OPERATIONS, NO_OPERATIONS, TOPIC_OPERATIONS};
+use super::metadata::{CLUSTER_OPERATIONS, NO_OPERATIONS, TOPIC_OPERATIONS, offline};
 use super::{Reply, RequestContext};
-use crate::peers::Address;
 
-/// Brokers; 2 would be controllers, whom clients of this version do not reach.
 const ENDPOINT_BROKER: i8 = 1;
-/// Partitions in one answer of DescribeTopicPartitions (`max.request.partition.size.limit`).
-const METADATA_TOPIC: &str = "__cluster_metadata";
+const ENDPOINT_CONTROLLER: i8 = 2;
 
+/// On a listener for clients, the brokers; on a listener for controllers, the voters (KIP-919).
 pub fn describe(
     cx: &mut RequestContext<'_>,
     request: DescribeClusterRequest,
 ) -> Reply<DescribeClusterResponse> {
-    if request.endpoint_type != ENDPOINT_BROKER {
-        let code = if request.endpoint_type == 2 {
-            ErrorCode::MismatchedEndpointType
-        } else {
-            ErrorCode::UnsupportedEndpointType
+    let (here, name) = match cx.is_on_controller_listener() {
+        true => (ENDPOINT_CONTROLLER, "controllers"),
+        false => (ENDPOINT_BROKER, "brokers"),
+    };
+    // As clients of before KIP-919 say nothing, they are taken to mean what there is.
+    let asked = if cx.version == 0 { here } else { request.endpoint_type };
+    if asked != here {
+        let (code, message) = match asked {
+            ENDPOINT_BROKER | ENDPOINT_CONTROLLER => {
+                (ErrorCode::MismatchedEndpointType, format!("The request came to a listener of {name}."))
+            }
+            other => (ErrorCode::UnsupportedEndpointType, format!("There are no endpoints of type {other}.")),
         };
         return Reply::Now(DescribeClusterResponse {
             error_code: code.code(),
-            error_message: Some(code.meaning().into()),
+            error_message: Some(message.into()),
             controller_id: -1,
             cluster_authorized_operations: NO_OPERATIONS,
             ..DescribeClusterResponse::default()
         });
     }
     let image = cx.node.image.load_full();
-    let brokers = image
-        .brokers
-        .values()
-        .filter(|broker| broker.is_active() || request.include_fenced_brokers)
+    let (controller_id, brokers) = if here == ENDPOINT_CONTROLLER {
+        (cx.node.controller.leader().unwrap_or(NodeId::NONE), voters(cx))
+    } else {
+        (cx.controller_id(&image), brokers(cx, &image, request.include_fenced_brokers))
+    };
+    Reply::Now(DescribeClusterResponse {
+        endpoint_type: here,
+        cluster_id: image.cluster_id.to_string().into(),
+        controller_id: controller_id.0,
+        brokers,
+        cluster_authorized_operations: if request.include_cluster_authorized_operations {
+            CLUSTER_OPERATIONS
+        } else {
+            NO_OPERATIONS
+        },
+        ..DescribeClusterResponse::default()
+    })
+}
+
+fn brokers(cx: &RequestContext<'_>, image: &Image, include_fenced: bool) -> Vec<DescribeClusterBroker> {
+    let wanted = image.brokers.values().filter(|broker| !broker.fenced || include_fenced);
+    wanted
         .filter_map(|broker| {
             let (host, port) = cx.address_of(broker)?;
             Some(DescribeClusterBroker {
@@ -59,19 +77,23 @@ pub fn describe(
                 is_fenced: broker.fenced,
             })
         })
-        .collect();
-    Reply::Now(DescribeClusterResponse {
-        endpoint_type: ENDPOINT_BROKER,
-        cluster_id: image.cluster_id.to_string().into(),
-        controller_id: cx.node.id.0,
-        brokers,
-        cluster_authorized_operations: if request.include_cluster_authorized_operations {
-            CLUSTER_OPERATIONS
-        } else {
-            NO_OPERATIONS
-        },
-        ..DescribeClusterResponse::default()
-    })
+        .collect()
+}
+
+fn voters(cx: &RequestContext<'_>) -> Vec<DescribeClusterBroker> {
+    let voters = cx.node.controller.members().into_iter().filter(|member| member.is_voter);
+    voters
+        .filter_map(|voter| {
+            let address = voter.address?;
+            Some(DescribeClusterBroker {
+                broker_id: address.node.0,
+                host: address.host.into(),
+                port: i32::from(address.port),
+                rack: None,
+                is_fenced: false,
+            })
+        })
+        .collect()
 }
 
 /// KIP-966: pages through partitions, in the order of topic names; without names, of all topics.
@@ -145,7 +167,7 @@ pub fn describe_topic_partitions(
                 isr_nodes: ids(&state.isr),
                 eligible_leader_replicas: Some(ids(&state.elr)),
                 last_known_elr: Some(ids(&state.last_known_elr)),
-                offline_replicas: Vec::new(),
+                offline_replicas: offline(&image, &state.replicas),
             })
             .collect();
         room -= partitions.len();
@@ -171,61 +193,4 @@ pub fn describe_topic_partitions(
         next_cursor,
         ..DescribeTopicPartitionsResponse::default()
     })
-}
-
-/// The node that is a member of the quorum; none for the only one, which needs no address.
-fn node_of(status: &Status, member: u64) -> Option<i32> {
-    let address = std::str::from_utf8(status.identities.get(&member)?).ok()?;
-    Some(Address::parse(address)?.node.0)
-}
-
-pub fn describe_quorum(
-    cx: &mut RequestContext<'_>,
-    request: DescribeQuorumRequest,
-) -> Reply<DescribeQuorumResponse> {
-    let status = cx.node.controller.status();
-    let topics = request
-        .topics
-        .iter()
-        .map(|topic| TopicData {
-            topic_name: topic.topic_name.clone(),
-            partitions: topic
-                .partitions
-                .iter()
-                .map(|partition| {
-                    let index = partition.partition_index;
-                    let (Some(status), true) = (&status, &*topic.topic_name == METADATA_TOPIC && index == 0)
-                    else {
-                        return PartitionData {
-                            partition_index: index,
-                            error_code: ErrorCode::UnknownTopicOrPartition.code(),
-                            error_message: (cx.version >= 2)
-                                .then(|| ErrorCode::UnknownTopicOrPartition.meaning().into()),
-                            ..PartitionData::default()
-                        };
-                    };
-                    let end = |index: Option<u64>| {
-                        index.map_or(0, |index| i64::try_from(index).unwrap_or(i64::MAX) + 1)
-                    };
-                    PartitionData {
-                        partition_index: index,
-                        leader_id: status
-                            .leader
-                            .map_or(-1, |leader| node_of(status, leader).unwrap_or(cx.node.id.0)),
-                        leader_epoch: i32::try_from(status.term).unwrap_or(i32::MAX),
-                        high_watermark: end(status.committed),
-                        current_voters: vec![ReplicaState {
-                            replica_id: cx.node.id.0,
-                            replica_directory_id: cx.node.log_dir.directory_id(),
-                            log_end_offset: end(status.last_index),
-                            last_fetch_timestamp: cx.now_ms,
-                            last_caught_up_timestamp: cx.now_ms,
-                        }],
-                        ..PartitionData::default()
-                    }
-                })
-                .collect(),
-        })
-        .collect();
-    Reply::Now(DescribeQuorumResponse { topics, ..DescribeQuorumResponse::default() })
 }

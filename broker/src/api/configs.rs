@@ -105,8 +105,13 @@ fn shown(line: Described, request: &DescribeConfigsRequest) -> DescribeConfigsRe
     }
 }
 
-fn resource(kind: i8, name: &str) -> Result<ConfigResource, Failure> {
+/// What is to be changed. As in Kafka, a broker takes changes of its own settings and of everybody's, not those of another one.
+fn resource(own: NodeId, kind: i8, name: &str) -> Result<ConfigResource, Failure> {
     match ConfigKind::from_code(kind) {
+        Some(ConfigKind::Broker) if name.parse().is_ok_and(|id: i32| id != own.0) => {
+            let message = format!("Unexpected broker id, expected {own}, but received {name}");
+            Err(Failure::new(ErrorCode::InvalidRequest, message))
+        }
         Some(kind) => Ok(ConfigResource::new(kind, name)),
         None => Err(Failure::new(ErrorCode::InvalidRequest, format!("Unsupported resource type: {kind}"))),
     }
@@ -148,11 +153,12 @@ fn submit<R: Message + 'static>(
 }
 
 pub fn alter(cx: &mut RequestContext<'_>, request: AlterConfigsRequest) -> Reply<AlterConfigsResponse> {
+    let own = cx.node.id;
     let changes = request
         .resources
         .iter()
         .map(|named| ConfigChange {
-            resource: resource(named.resource_type, &named.resource_name),
+            resource: resource(own, named.resource_type, &named.resource_name),
             ops: named
                 .configs
                 .iter()
@@ -182,6 +188,7 @@ pub fn alter_incrementally(
     cx: &mut RequestContext<'_>,
     request: IncrementalAlterConfigsRequest,
 ) -> Reply<IncrementalAlterConfigsResponse> {
+    let own = cx.node.id;
     let op = |code: i8, value: Option<String>| match code {
         0 => ConfigOp::Set(value),
         1 => ConfigOp::Delete,
@@ -193,7 +200,7 @@ pub fn alter_incrementally(
         .resources
         .iter()
         .map(|named| ConfigChange {
-            resource: resource(named.resource_type, &named.resource_name),
+            resource: resource(own, named.resource_type, &named.resource_name),
             ops: named
                 .configs
                 .iter()

@@ -4,8 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use bytestring::ByteString;
-use ottla_machine::controller::image::Broker;
+use ottla_machine::controller::image::{Broker, Image};
 use ottla_protocol::api::ApiKey;
+use ottla_protocol::types::NodeId;
 
 use super::peers::Peer;
 use super::reply::{Origin, ReplySlot, Wakeup};
@@ -93,5 +94,21 @@ impl RequestContext<'_> {
         let endpoint =
             broker.endpoints.iter().find(|endpoint| endpoint.listener == self.connection.listener)?;
         Some((ByteString::from(&*endpoint.host), i32::from(endpoint.port)))
+    }
+
+    /// Where clients are to send what the controller decides: the node that does, if it is a broker too, else this one. Any broker
+    /// passes it on; the first saves the hop.
+    #[must_use]
+    pub fn controller_id(&self, image: &Image) -> NodeId {
+        let serves = |id: &NodeId| image.broker(*id).is_some_and(|broker| !broker.fenced);
+        let leader = self.node.controller.leader().filter(serves);
+        let some = || image.serving_brokers().next().map_or(NodeId::NONE, |broker| broker.id);
+        leader.or(Some(self.node.id).filter(serves)).unwrap_or_else(some)
+    }
+
+    /// Whether the request came through a listener that is for controllers.
+    #[must_use]
+    pub fn is_on_controller_listener(&self) -> bool {
+        self.node.config.controller_listeners().iter().any(|name| **name == *self.connection.listener)
     }
 }

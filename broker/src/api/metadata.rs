@@ -1,6 +1,6 @@
 //! Metadata (key 3): which topics there are, who leads them, where the brokers are.
 //!
-//! v0: an empty list means all topics; v1 and later: null does. v4 says whether unknown topics may be made. v10 brings topic ids, v12
+//! v0: an empty list means all topics; v1 and later: null does. v5 names the replicas whose brokers are not there; v0 leaves them out. v4 says whether unknown topics may be made. v10 brings topic ids, v12
 //! asking by them. v8 to v10 show what the client may do.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytestring::ByteString;
 use ottla_machine::controller::command::{Answer, Command, NewTopic};
-use ottla_machine::controller::image::{Image, Topic};
+use ottla_machine::controller::image::{Image, PartitionState, Topic};
 use ottla_machine::controller::topics::check_name;
 use ottla_protocol::error::ErrorCode;
 use ottla_protocol::messages::MetadataRequest;
@@ -16,7 +16,7 @@ use ottla_protocol::messages::metadata_request::MetadataRequestTopic;
 use ottla_protocol::messages::metadata_response::{
     MetadataResponse, MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
-use ottla_protocol::types::Uuid;
+use ottla_protocol::types::{NodeId, Uuid};
 
 use super::{Reply, RequestContext, internal_topics};
 
@@ -92,14 +92,14 @@ impl Frozen {
     fn of(cx: &RequestContext<'_>) -> Self {
         let image = cx.node.image.load();
         let brokers = image
-            .active_brokers()
+            .serving_brokers()
             .filter_map(|broker| {
                 let (host, port) = cx.address_of(broker)?;
                 let rack = broker.rack.as_deref().map(ByteString::from);
                 Some(MetadataResponseBroker { node_id: broker.id.0, host, port, rack })
             })
             .collect();
-        Self { version: cx.version, brokers, controller_id: cx.node.id.0 }
+        Self { version: cx.version, brokers, controller_id: cx.controller_id(&image).0 }
     }
 
     /// `refused`: why topics that were to be made were not.
@@ -119,7 +119,7 @@ impl Frozen {
                 .topic_ids
                 .values()
                 .filter_map(|id| image.topic(*id))
-                .map(|topic| known(topic, with_operations))
+                .map(|topic| self.known(image, topic, with_operations))
                 .collect()
         } else {
             let refused = |name: &ByteString| refused.get(&**name).copied();
@@ -168,12 +168,12 @@ impl Frozen {
             _ if self.version < 12 && (!id.is_zero() || name.is_none()) => failed(ErrorCode::InvalidRequest),
             // An id counts, whatever stands beside it: the Java client leaves an empty name there.
             _ if !id.is_zero() || name.is_none() => match image.topic(id) {
-                Some(topic) => known(topic, with_operations),
+                Some(topic) => self.known(image, topic, with_operations),
                 None => MetadataResponseTopic { name: None, ..failed(ErrorCode::UnknownTopicId) },
             },
             None => failed(ErrorCode::InvalidRequest),
             Some(name) => match image.topic_by_name(name) {
-                Some(topic) => known(topic, with_operations),
+                Some(topic) => self.known(image, topic, with_operations),
                 None if check_name(name).is_err() => failed(ErrorCode::InvalidTopicException),
                 None if with_operations => MetadataResponseTopic {
                     topic_authorized_operations: TOPIC_OPERATIONS,
@@ -183,31 +183,59 @@ impl Frozen {
             },
         }
     }
+
+    fn known(&self, image: &Image, topic: &Topic, with_operations: bool) -> MetadataResponseTopic {
+        let partitions = topic.partitions.iter().enumerate();
+        MetadataResponseTopic {
+            error_code: 0,
+            name: Some(ByteString::from(&*topic.name)),
+            topic_id: topic.id,
+            is_internal: topic.is_internal(),
+            partitions: partitions
+                .map(|(index, partition)| self.partition(image, index, partition))
+                .collect(),
+            topic_authorized_operations: if with_operations { TOPIC_OPERATIONS } else { NO_OPERATIONS },
+        }
+    }
+
+    fn partition(
+        &self,
+        image: &Image,
+        index: usize,
+        partition: &PartitionState,
+    ) -> MetadataResponsePartition {
+        let is_reachable = |id: &NodeId| self.brokers.iter().any(|broker| broker.node_id == id.0);
+        // Version 0 is for clients that want nothing but what they can reach.
+        let ids = |nodes: &[NodeId]| {
+            nodes.iter().filter(|id| self.version > 0 || is_reachable(id)).map(|id| id.0).collect::<Vec<_>>()
+        };
+        let (replica_nodes, isr_nodes) = (ids(&partition.replicas), ids(&partition.isr));
+        let is_whole =
+            replica_nodes.len() == partition.replicas.len() && isr_nodes.len() == partition.isr.len();
+        let has_leader = is_reachable(&partition.leader);
+        let error = match image.broker(partition.leader) {
+            _ if has_leader && is_whole => ErrorCode::None,
+            _ if has_leader => ErrorCode::ReplicaNotAvailable,
+            // It serves, but not where this client came in (KIP-302; the code is as young as version 6).
+            Some(leader) if !leader.fenced && self.version >= 6 => ErrorCode::ListenerNotFound,
+            _ => ErrorCode::LeaderNotAvailable,
+        };
+        MetadataResponsePartition {
+            error_code: error.code(),
+            partition_index: i32::try_from(index).unwrap_or(i32::MAX),
+            leader_id: if has_leader { partition.leader.0 } else { NodeId::NONE.0 },
+            leader_epoch: partition.leader_epoch.0,
+            replica_nodes,
+            isr_nodes,
+            offline_replicas: offline(image, &partition.replicas),
+        }
+    }
 }
 
-fn known(topic: &Topic, with_operations: bool) -> MetadataResponseTopic {
-    let ids = |nodes: &[ottla_protocol::types::NodeId]| nodes.iter().map(|id| id.0).collect();
-    MetadataResponseTopic {
-        error_code: 0,
-        name: Some(ByteString::from(&*topic.name)),
-        topic_id: topic.id,
-        is_internal: topic.is_internal(),
-        partitions: topic
-            .partitions
-            .iter()
-            .enumerate()
-            .map(|(index, partition)| MetadataResponsePartition {
-                error_code: if partition.has_leader() { 0 } else { ErrorCode::LeaderNotAvailable.code() },
-                partition_index: i32::try_from(index).unwrap_or(i32::MAX),
-                leader_id: partition.leader.0,
-                leader_epoch: partition.leader_epoch.0,
-                replica_nodes: ids(&partition.replicas),
-                isr_nodes: ids(&partition.isr),
-                offline_replicas: Vec::new(),
-            })
-            .collect(),
-        topic_authorized_operations: if with_operations { TOPIC_OPERATIONS } else { NO_OPERATIONS },
-    }
+/// The replicas whose brokers are not there.
+pub(super) fn offline(image: &Image, replicas: &[NodeId]) -> Vec<i32> {
+    let is_offline = |id: &&NodeId| image.broker(**id).is_none_or(|broker| broker.fenced);
+    replicas.iter().filter(is_offline).map(|id| id.0).collect()
 }
 
 #[cfg(test)]

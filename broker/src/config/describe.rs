@@ -75,8 +75,7 @@ pub fn broker(config: &Config, image: &Image, node: Option<NodeId>) -> Vec<Descr
     broker_settings()
         .iter()
         .filter(|setting| {
-            !ONLY_WHERE_SET.contains(&setting.name)
-                || broker_value(config, image, id, setting.name).is_some()
+            !ONLY_WHERE_SET.contains(&setting.name) || broker_value(config, image, id, setting.name).is_some()
         })
         .map(|setting| {
             let set = broker_value(config, image, id, setting.name);

@@ -25,6 +25,20 @@ impl Quorum {
 }
 
 impl Config {
+    /// The names of the listeners that only controllers talk through.
+    #[must_use]
+    pub fn controller_listeners(&self) -> Vec<String> {
+        let names = self.text("controller.listener.names").unwrap_or_default();
+        let names = names.split(',').map(str::trim).filter(|name| !name.is_empty());
+        names.map(str::to_ascii_uppercase).collect()
+    }
+
+    /// The name of the listener at a voter's address, as the quorum's description shows it.
+    #[must_use]
+    pub fn quorum_listener(&self) -> String {
+        self.controller_listeners().into_iter().next().unwrap_or_else(|| "CONTROLLER".to_owned())
+    }
+
     /// Reads and checks them.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use ottla_machine::controller::command::{Answer, Command, Failure};
 use ottla_machine::controller::wire::{decode_answer, encode_command};
 use ottla_protocol::error::ErrorCode;
 use ottla_protocol::messages::ControllerCommandRequest;
+use ottla_protocol::types::NodeId;
 
 use super::{Controller, Others, Reply};
 use crate::peers::Address;
@@ -18,6 +19,13 @@ const LIMIT: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(20);
 
 impl Controller {
+    /// The node that leads the metadata log, if it is known.
+    #[must_use]
+    pub fn leader(&self) -> Option<NodeId> {
+        let Some(others) = self.others.get() else { return None };
+        if self.is_active() { Some(others.identity.node) } else { Some(self.leader_address()?.node) }
+    }
+
     /// Where the node listens that leads the metadata log, if it is known and another one.
     #[must_use]
     pub fn leader_address(&self) -> Option<Address> {

@@ -1,5 +1,6 @@
 //! The metadata log as the controller sees it, its way to other nodes, and theirs to this one's.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -43,6 +44,9 @@ pub trait Quorum: Send + Sync + fmt::Debug {
     fn transfer_leadership(&self, to: u64);
     fn replace_leader(&self, gone: u64, after: Duration);
     fn change_members(&self, change: MemberChange, timeout: Duration, answer: OnOutcome);
+    fn last_heard(&self) -> BTreeMap<u64, Duration> {
+        BTreeMap::new()
+    }
     /// Answers a message of another member; the error is for the log.
     fn answer_peer(self: Arc<Self>, request: Vec<u8>) -> BoxFuture<'static, Result<Vec<u8>, String>>;
     fn stop(&self);
@@ -89,6 +93,10 @@ impl Quorum for MetadataLog {
 
     fn change_members(&self, change: MemberChange, timeout: Duration, answer: OnOutcome) {
         self.change_members(change, timeout, answer);
+    }
+
+    fn last_heard(&self) -> BTreeMap<u64, Duration> {
+        self.last_heard()
     }
 
     fn answer_peer(self: Arc<Self>, request: Vec<u8>) -> BoxFuture<'static, Result<Vec<u8>, String>> {

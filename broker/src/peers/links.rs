@@ -33,6 +33,8 @@ pub enum Line {
     Commands,
     /// Heartbeats to the controller.
     Beats,
+    /// What clients asked and only the quorum's leader can answer.
+    Asked,
 }
 
 impl Line {
@@ -41,7 +43,7 @@ impl Line {
         Duration::from_secs(match self {
             // The last piece of a snapshot is answered once it is installed.
             Self::Quorum => 65,
-            Self::Commands => 35,
+            Self::Commands | Self::Asked => 35,
             Self::Beats => 5,
         })
     }

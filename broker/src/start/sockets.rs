@@ -30,17 +30,12 @@ pub(super) fn own_address(node: &Node, quorum: &Quorum, sockets: &Sockets) -> Re
     Ok(Address { node: node.id, host, port: at.port })
 }
 
-pub(super) fn controller_listeners(config: &Config) -> Vec<String> {
-    let names = config.text("controller.listener.names").unwrap_or_default();
-    names.split(',').map(|name| name.trim().to_ascii_uppercase()).collect()
-}
-
 /// `inter.broker.listener.name`, or the first one that is not the controller's.
 pub(super) fn inter_broker_listener(config: &Config) -> Result<Arc<str>, StartError> {
     if let Some(name) = config.text("inter.broker.listener.name").filter(|name| !name.trim().is_empty()) {
         return Ok(name.trim().to_ascii_uppercase().into());
     }
-    let of_controller = controller_listeners(config);
+    let of_controller = config.controller_listeners();
     let listeners = listeners_of(config, "listeners")?;
     let found = listeners.iter().find(|at| !of_controller.iter().any(|name| *name == *at.name));
     Ok(found.map_or_else(|| "PLAINTEXT".into(), |at| Arc::clone(&at.name)))
@@ -53,7 +48,7 @@ fn listeners_of(config: &Config, setting: &'static str) -> Result<Vec<ListenAt>,
 
 /// Binds what this node listens on. A node that is alone has nobody to talk to on a controller's listener.
 pub(super) fn bind(config: &Config, quorum: &Quorum) -> Result<(Sockets, Endpoints), StartError> {
-    let of_controller = controller_listeners(config);
+    let of_controller = config.controller_listeners();
     let is_controllers = |at: &ListenAt| of_controller.iter().any(|name| *name == *at.name);
     let (controllers, brokers): (Vec<_>, Vec<_>) =
         listeners_of(config, "listeners")?.into_iter().partition(is_controllers);

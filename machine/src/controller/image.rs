@@ -177,6 +177,11 @@ impl Image {
         self.brokers.values().filter(|broker| broker.is_active())
     }
 
+    /// Brokers that answer clients: those that may lead, and those that shut down in order and may still lead what nobody else can.
+    pub fn serving_brokers(&self) -> impl Iterator<Item = &Broker> {
+        self.brokers.values().filter(|broker| !broker.fenced)
+    }
+
     /// What was set for a resource; `None` where nothing was.
     #[must_use]
     pub fn config(&self, resource: &ConfigResource, key: &str) -> Option<&Arc<str>> {

@@ -240,10 +240,13 @@ impl<'a> Change<'a> {
 #[must_use]
 pub fn is_unclean_election(before: &PartitionState, after: &PartitionState) -> bool {
     let leader = &after.leader;
+    // The last replica that a reassignment adds gets in sync, and it may lead, in the step that lets the old leader go.
+    let is_handed_over = before.adding.contains(leader) && before.removing.contains(&before.leader);
     after.has_leader()
         && after.leader_epoch > before.leader_epoch
         && !before.isr.contains(leader)
         && !before.elr.contains(leader)
+        && !is_handed_over
 }
 
 /// The records of every partition that `concerns` the decision and gets another state. What is not concerned costs a look.

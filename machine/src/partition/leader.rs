@@ -272,12 +272,7 @@ impl Replica {
             }
             follower.mark.get_or_insert((own.end, tick_ms));
         }
-        let may_join = !self.state.isr.contains(&progress.follower)
-            && leading.proposed.is_none()
-            && reached >= self.high_watermark
-            && progress.end >= leading.epoch_start
-            && active(progress.follower) == Some(progress.epoch);
-        if !may_join {
+        if leading.proposed.is_some() || !self.may_join(progress.follower, mode, active) {
             return None;
         }
         let mut isr = self.state.isr.clone();
@@ -285,7 +280,18 @@ impl Replica {
         self.propose(isr, active)
     }
 
-    /// Time has passed: who has not caught up for too long is to leave the in-sync set.
+    /// Whether a follower may get into the in-sync set by what it last showed, in the incarnation that is registered (KIP-903).
+    fn may_join(&self, id: NodeId, mode: &Mode, active: Active<'_>) -> bool {
+        let Some(leading) = &self.leading else { return false };
+        let Some(follower) = leading.followers.get(&id) else { return false };
+        !self.state.isr.contains(&id)
+            && follower.reached(mode) >= self.high_watermark
+            && follower.end >= leading.epoch_start
+            && active(id) == Some(follower.epoch)
+    }
+
+    /// Time has passed: who has not caught up for too long is to leave the in-sync set. Who showed all that it needs while it was fenced
+    /// joins now that it is not: where nothing is written, it has nothing more to show.
     pub fn on_tick(
         &mut self,
         own: OwnLog,
@@ -303,8 +309,10 @@ impl Replica {
                     && tick_ms.saturating_sub(follower.caught_up_ms) > mode.lag_max_ms
             })
         };
-        let isr: Nodes = self.state.isr.iter().filter(|id| !lags(id)).copied().collect();
-        if isr.len() == self.state.isr.len() {
+        let stay = self.state.isr.iter().filter(|id| !lags(id));
+        let join = leading.followers.keys().filter(|id| !lags(id) && self.may_join(**id, mode, active));
+        let isr: Nodes = stay.chain(join).copied().collect();
+        if isr == self.state.isr {
             return None;
         }
         self.propose(isr, active)
