@@ -22,7 +22,7 @@ impl Controller {
     /// The node that leads the metadata log, if it is known.
     #[must_use]
     pub fn leader(&self) -> Option<NodeId> {
-        let Some(others) = self.others.get() else { return None };
+        let others = self.others.get()?;
         if self.is_active() { Some(others.identity.node) } else { Some(self.leader_address()?.node) }
     }
 

@@ -40,7 +40,7 @@ pub struct Member {
 type OnAsked = Box<dyn FnOnce(Result<Bytes, ErrorCode>) + Send>;
 
 impl Controller {
-    /// Who takes part, with what this node knows of each if it leads.
+    /// Who takes part, by rising `node.id`, with what this node knows of each if it leads.
     #[must_use]
     pub fn members(&self) -> Vec<Member> {
         let Some(log) = self.log.get() else { return Vec::new() };
@@ -57,7 +57,9 @@ impl Controller {
             }
         };
         let voters = status.voters.iter().map(|id| member(*id, true));
-        voters.chain(status.learners.iter().map(|id| member(*id, false))).collect()
+        let mut members: Vec<_> = voters.chain(status.learners.iter().map(|id| member(*id, false))).collect();
+        members.sort_by_key(|member| member.address.as_ref().map(|address| address.node));
+        members
     }
 
     /// Makes a voter of a node that is a learner already. Only the leader can.
