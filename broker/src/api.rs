@@ -43,7 +43,7 @@ pub mod update_features;
 use ottla_protocol::api::ApiKey;
 use ottla_protocol::wire::{DecodeError, Reader, Request};
 
-pub use context::{ConnectionState, RequestContext};
+pub use context::{ConnectionState, Entrance, RequestContext};
 pub(crate) use reply::Origin;
 pub use reply::{Output, Parked, Piece, Reply, ReplySlot, Resume, Wakeup};
 

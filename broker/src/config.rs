@@ -78,9 +78,11 @@ pub fn topic_setting(name: &str) -> Option<&'static TopicSetting> {
     TOPIC_SETTINGS.binary_search_by(|topic| topic.setting.name.cmp(name)).ok().map(|at| &TOPIC_SETTINGS[at])
 }
 
+/// The value of `replica.selector.class` that sends consumers to followers in their own rack (KIP-392).
+pub const RACK_AWARE: &str = "org.apache.kafka.common.replica.RackAwareReplicaSelector";
+
 /// A Java class name is taken by its meaning: of these we have the same.
-const CLASSES_MET: [(&str, &str); 1] =
-    [("replica.selector.class", "org.apache.kafka.common.replica.RackAwareReplicaSelector")];
+const CLASSES_MET: [(&str, &str); 1] = [("replica.selector.class", RACK_AWARE)];
 
 impl Config {
     /// Takes settings from `sources`, later ones over earlier ones. Also returns remarks for the operator.

@@ -37,7 +37,7 @@ pub use follow::{Followed, LeaderAnswer};
 pub use lead::{FollowerSignal, Place, ReplicaAnswer, Wish};
 pub(crate) use produce::storage_code;
 pub use produce::{AppendRequest, Appended, Refused};
-pub use read::{Bounds, ReadAnswer};
+pub use read::{Bounds, ReadAnswer, ReadFrom};
 use waiting::{Waiting, told};
 
 /// Called once the offset it waits for is committed, or with the reason why it will not be.
@@ -165,6 +165,15 @@ impl Partition {
         })
     }
 
+    /// The same partition with nothing in it yet.
+    pub(crate) fn emptied(&self) -> Arc<Self> {
+        let (placed, config) = {
+            let state = self.lock();
+            (state.replica.state().clone(), Arc::clone(&state.config))
+        };
+        Self::new(Arc::clone(&self.host), self.topic, Arc::clone(&self.name), self.index, placed, config)
+    }
+
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         // Panics abort the process; under a test's unwinding the state may be torn, and the test has failed anyway.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -214,6 +223,12 @@ impl Partition {
         if watch {
             self.want_watch();
         }
+    }
+
+    /// Whether this node is one of its replicas.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.lock().replica.is_held()
     }
 
     /// Whether this node leads it, and in the epoch of `placed`.

@@ -1,11 +1,12 @@
 //! The partitions of this node, kept in step with the image: made when it names them, gone when it does not.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use ottla_machine::controller::image::{ConfigKind, DiffItem, Image, PartitionState};
 use ottla_protocol::types::TopicId;
-use ottla_storage::StorageError;
+use ottla_storage::{Removal, StorageError};
 
 use crate::config::{Config, TopicConfig};
 use crate::partition::{Host, Partition};
@@ -22,6 +23,8 @@ pub struct Partitions {
     host: Arc<Host>,
     config: Arc<Config>,
     table: RwLock<Table>,
+    /// See [`Partitions::settle`].
+    is_settled: AtomicBool,
 }
 
 impl std::fmt::Debug for Partitions {
@@ -33,7 +36,7 @@ impl std::fmt::Debug for Partitions {
 impl Partitions {
     #[must_use]
     pub fn new(host: Host, config: Arc<Config>) -> Self {
-        Self { host: Arc::new(host), config, table: RwLock::default() }
+        Self { host: Arc::new(host), config, table: RwLock::default(), is_settled: AtomicBool::new(false) }
     }
 
     #[must_use]
@@ -70,13 +73,36 @@ impl Partitions {
             };
             let names: HashSet<String> = names.into_iter().collect();
             for partition in partitions.all() {
-                if names.contains(&partition.dir_name) {
+                if partition.is_held() && names.contains(&partition.dir_name) {
                     partition.recover();
                 }
             }
             if let Err(error) = partitions.host.log_dir.recovered() {
                 tracing::error!("the end of recovery could not be noted: {error}");
             }
+        });
+    }
+
+    /// The image is as new as this node's registration. From here on a partition that is placed elsewhere is news, and its files here go;
+    /// before, it was history that may have been undone since. What was placed elsewhere while this node was away goes now.
+    pub fn settle(self: &Arc<Self>) {
+        self.is_settled.store(true, Ordering::Release);
+        let partitions = Arc::clone(self);
+        self.host.flusher.run_job(move || {
+            let Ok(names) = partitions.host.log_dir.log_names() else { return };
+            let names: HashSet<String> = names.into_iter().collect();
+            let mut removals = Vec::new();
+            {
+                // Under the lock, so that it is not placed here again meanwhile.
+                let mut table = partitions.table.write().unwrap_or_else(PoisonError::into_inner);
+                for partition in table.values_mut().flat_map(|topic| &mut topic.partitions) {
+                    if names.contains(&partition.dir_name) && !partition.is_held() {
+                        let fresh = partition.emptied();
+                        removals.extend(std::mem::replace(partition, fresh).delete());
+                    }
+                }
+            }
+            run_all(removals);
         });
     }
 
@@ -118,28 +144,39 @@ impl Partitions {
                     .or_insert_with(|| Topic { config: Arc::clone(&config), partitions: Vec::new() });
                 held.config = Arc::clone(&config);
                 for (index, placed) in topic.partitions.iter().enumerate() {
-                    match held.partitions.get(index) {
-                        Some(partition) => partition.update(placed, &config),
-                        None => held.partitions.push(Partition::new(
+                    let fresh = || {
+                        Partition::new(
                             Arc::clone(&self.host),
                             *id,
                             Arc::clone(&topic.name),
                             i32::try_from(index).expect("a topic has fewer than 2^31 partitions"),
                             PartitionState::clone(placed),
                             Arc::clone(&config),
-                        )),
+                        )
+                    };
+                    match held.partitions.get_mut(index) {
+                        Some(partition) => {
+                            let was_held = partition.is_held();
+                            partition.update(placed, &config);
+                            if was_held && !partition.is_held() && self.is_settled.load(Ordering::Acquire) {
+                                removals.extend(std::mem::replace(partition, fresh()).delete());
+                            }
+                        }
+                        None => held.partitions.push(fresh()),
                     }
                 }
             }
         }
         if !removals.is_empty() {
-            self.host.flusher.run_job(move || {
-                for removal in removals {
-                    if let Err(error) = removal.run() {
-                        tracing::error!("deleted files stay: {error}");
-                    }
-                }
-            });
+            self.host.flusher.run_job(move || run_all(removals));
+        }
+    }
+}
+
+fn run_all(removals: Vec<Removal>) {
+    for removal in removals {
+        if let Err(error) = removal.run() {
+            tracing::error!("deleted files stay: {error}");
         }
     }
 }

@@ -214,6 +214,7 @@ impl Running {
     /// What runs beside the requests, once the image knows this node.
     fn serve(&self) -> Result<(), StartError> {
         let Node { log_dir, partitions, coordinators, config, clock, .. } = &*self.node;
+        partitions.settle();
         if !matches!(log_dir.last_stop(), LastStop::Clean(_) | LastStop::Fresh) {
             tracing::info!("the last process did not stop cleanly ({:?}): recovering", log_dir.last_stop());
             partitions.recover();

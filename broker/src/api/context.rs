@@ -32,6 +32,18 @@ pub struct ConnectionState {
 }
 
 impl ConnectionState {
+    /// See [`RequestContext::address_of`].
+    #[must_use]
+    pub fn address_of(&self, node: &Node, broker: &Broker) -> Option<(ByteString, i32)> {
+        self.entrance().address_of(node, broker)
+    }
+
+    /// The way by which this client came.
+    #[must_use]
+    pub fn entrance(&self) -> Entrance {
+        Entrance { listener: Arc::clone(&self.listener), local: self.local }
+    }
+
     /// The client's address as Kafka shows it in group descriptions: `/127.0.0.1`.
     #[must_use]
     pub fn client_host(&self) -> String {
@@ -40,6 +52,26 @@ impl ConnectionState {
             IpAddr::V4(ip) => format!("/{ip}"),
             IpAddr::V6(ip) => format!("/{ip}"),
         }
+    }
+}
+
+/// The way by which a client came to this node: it is sent to others by the same.
+#[derive(Clone, Debug)]
+pub struct Entrance {
+    listener: Arc<str>,
+    local: SocketAddr,
+}
+
+impl Entrance {
+    /// See [`RequestContext::address_of`].
+    #[must_use]
+    pub fn address_of(&self, node: &Node, broker: &Broker) -> Option<(ByteString, i32)> {
+        if broker.id == node.id {
+            let (host, port) = node.endpoints.for_client(&self.listener, self.local);
+            return Some((host.into(), i32::from(port)));
+        }
+        let endpoint = broker.endpoint(&self.listener)?;
+        Some((ByteString::from(&*endpoint.host), i32::from(endpoint.port)))
     }
 }
 
@@ -86,14 +118,7 @@ impl RequestContext<'_> {
     /// another one what it registered for the same listener. `None` if it has no such listener.
     #[must_use]
     pub fn address_of(&self, broker: &Broker) -> Option<(ByteString, i32)> {
-        if broker.id == self.node.id {
-            let (host, port) =
-                self.node.endpoints.for_client(&self.connection.listener, self.connection.local);
-            return Some((host.into(), i32::from(port)));
-        }
-        let endpoint =
-            broker.endpoints.iter().find(|endpoint| endpoint.listener == self.connection.listener)?;
-        Some((ByteString::from(&*endpoint.host), i32::from(endpoint.port)))
+        self.connection.address_of(self.node, broker)
     }
 
     /// Where clients are to send what the controller decides: the node that does, if it is a broker too, else this one. Any broker

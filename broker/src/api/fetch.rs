@@ -1,19 +1,23 @@
-//! Fetch (key 1), versions 4 to 18: long poll, byte limits, sessions, topic ids (v13).
+//! Fetch (key 1), versions 4 to 18: long poll, byte limits, sessions. v11 brings the client's rack and reads from followers (KIP-392), v13
+//! topic ids, v16 where the leader is that a client should have asked (KIP-951).
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use bytestring::ByteString;
 use ottla_protocol::error::ErrorCode;
 use ottla_protocol::fetch_response::{self, FetchPiece};
 use ottla_protocol::messages::FetchRequest;
 use ottla_protocol::messages::fetch_response::{
-    FetchResponse, FetchableTopicResponse, LeaderIdAndEpoch, PartitionData,
+    FetchResponse, FetchableTopicResponse, LeaderIdAndEpoch, NodeEndpoint, PartitionData,
 };
+use ottla_protocol::types::NodeId;
 use ottla_storage::{Read, Slice, StorageError};
 
 use super::{Output, Parked, Reply, RequestContext, Resume};
+use crate::config::RACK_AWARE;
 use crate::fetch_sessions::{SessionAnswer, TopicName, Wanted};
-use crate::partition::{Bounds, storage_code};
+use crate::partition::{Bounds, Partition, ReadFrom, storage_code};
 
 /// How long the disk may take to load what a fetch asks for.
 const LOAD_LIMIT_MS: u64 = 10_000;
@@ -36,8 +40,13 @@ pub fn handle(cx: &mut RequestContext<'_>, request: FetchRequest) -> Reply<Fetch
         Ok(begun) => begun,
         Err(code) => return failed(code),
     };
+    let is_rack_aware = || cx.node.config.text("replica.selector.class") == Some(RACK_AWARE);
+    let rack = Some(&request.rack_id).filter(|rack| !rack.is_empty() && is_rack_aware()).cloned();
     let mut fetch = Fetch {
         answer,
+        from: if cx.version >= 11 { ReadFrom::AnyReplica } else { ReadFrom::Leader },
+        rack,
+        is_sent_on: false,
         read_committed: request.isolation_level == 1,
         min_bytes: usize::try_from(request.min_bytes).unwrap_or(0),
         max_bytes: usize::try_from(request.max_bytes).unwrap_or(usize::MAX).min(cx.node.fetch_bytes_max),
@@ -66,6 +75,11 @@ type Loaded = Arc<Mutex<Option<Result<Vec<Slice>, StorageError>>>>;
 struct Fetch {
     answer: SessionAnswer,
     wanted: Vec<Wanted>,
+    from: ReadFrom,
+    /// The client's, where followers near to it are looked for.
+    rack: Option<ByteString>,
+    /// Another replica is to be asked: the client must know at once.
+    is_sent_on: bool,
     read_committed: bool,
     min_bytes: usize,
     max_bytes: usize,
@@ -113,7 +127,7 @@ impl Fetch {
     fn attempt(&mut self, cx: &mut RequestContext<'_>, may_wait: bool, timed_out: bool) -> Option<Output> {
         let loading = self.loading > 0;
         let enough = self.bytes >= self.min_bytes && !(loading && self.bytes == 0);
-        if enough || self.failed || timed_out || (!may_wait && !loading) {
+        if enough || self.failed || self.is_sent_on || timed_out || (!may_wait && !loading) {
             let found = std::mem::take(&mut self.found);
             return Some(self.respond(cx, found));
         }
@@ -128,6 +142,7 @@ impl Fetch {
         self.bytes += found.bytes;
         self.loading += usize::from(self.cold[at].is_some());
         self.failed |= found.data.error_code != 0;
+        self.is_sent_on |= found.data.preferred_read_replica >= 0;
         match self.found.get_mut(at) {
             Some(before) => *before = found,
             None => self.found.push(found),
@@ -148,6 +163,9 @@ impl Fetch {
             Ok(partition) => partition,
             Err(code) => return self.failure(at, code, None),
         };
+        if let Some(found) = self.send_on(&partition, at) {
+            return found;
+        }
         let room = self.max_bytes.saturating_sub(so_far);
         let max_bytes = usize::try_from(self.wanted[at].max_bytes).unwrap_or(0).min(room);
         // The first batch is returned whatever the limits, or a consumer would never get past it (KIP-74).
@@ -157,12 +175,13 @@ impl Fetch {
             .and_then(|cell| cell.lock().unwrap_or_else(PoisonError::into_inner).take());
         let wanted = &self.wanted[at];
         let wakeup = may_park.then(|| (cx.wakeup().at(at), self.min_bytes.saturating_sub(so_far)));
-        let answer = partition.read(wanted.offset, wanted.epoch, max_bytes, at_least_one, wakeup);
+        let answer = partition.read(wanted.offset, wanted.epoch, max_bytes, at_least_one, wakeup, self.from);
         let answer = match answer {
             Ok(answer) => answer,
             Err((code, bounds)) => {
                 let mut found = self.failure(at, code, bounds);
-                if matches!(code, ErrorCode::NotLeaderOrFollower | ErrorCode::FencedLeaderEpoch)
+                if cx.version >= 16
+                    && matches!(code, ErrorCode::NotLeaderOrFollower | ErrorCode::FencedLeaderEpoch)
                     && let Some(state) = image.partition(partition.topic, wanted.index.into())
                 {
                     found.data.current_leader =
@@ -199,19 +218,31 @@ impl Fetch {
             }
         };
         let bytes = slices.iter().map(Slice::len).sum();
-        let high_watermark = answer.bounds.high_watermark.0;
-        let data = PartitionData {
+        Found { data: self.told(at, answer.bounds), slices, bytes, bounds: Some(answer.bounds) }
+    }
+
+    /// Where a follower is nearer to the client than this leader: no records, but whom to ask for them.
+    fn send_on(&self, partition: &Arc<Partition>, at: usize) -> Option<Found> {
+        let (rack, wanted) = (self.rack.as_deref()?, &self.wanted[at]);
+        let replica = partition.reader_in_rack(rack, wanted.offset)?;
+        // What is wrong with the request is told by who would read.
+        let bounds = partition.bounds(wanted.epoch, ReadFrom::Leader).ok()?;
+        let data = PartitionData { preferred_read_replica: replica.0, ..self.told(at, bounds) };
+        Some(Found { data, slices: Vec::new(), bytes: 0, bounds: Some(bounds) })
+    }
+
+    fn told(&self, at: usize, bounds: Bounds) -> PartitionData {
+        PartitionData {
             partition_index: self.wanted[at].index,
-            high_watermark,
+            high_watermark: bounds.high_watermark.0,
             // Without transactions everything that is committed is stable.
-            last_stable_offset: high_watermark,
-            log_start_offset: answer.bounds.log_start.0,
+            last_stable_offset: bounds.high_watermark.0,
+            log_start_offset: bounds.log_start.0,
             aborted_transactions: self.read_committed.then(Vec::new),
             preferred_read_replica: -1,
             records: Some(Bytes::new()),
             ..PartitionData::default()
-        };
-        Found { data, slices, bytes, bounds: Some(answer.bounds) }
+        }
     }
 
     fn failure(&self, at: usize, code: ErrorCode, bounds: Option<Bounds>) -> Found {
@@ -235,7 +266,10 @@ impl Fetch {
         let mut records = Vec::new();
         for (wanted, found) in self.wanted.iter().zip(found) {
             let ends = (found.data.high_watermark, found.data.log_start_offset);
-            let news = found.bytes > 0 || found.data.error_code != 0 || ends != wanted.told;
+            let news = found.bytes > 0
+                || found.data.error_code != 0
+                || found.data.preferred_read_replica >= 0
+                || ends != wanted.told;
             if self.answer.incremental && !news {
                 continue;
             }
@@ -262,8 +296,9 @@ impl Fetch {
         if self.answer.session_id != 0 {
             cx.node.fetch_sessions().note(self.answer.session_id, &told, &served);
         }
-        let response =
-            FetchResponse { session_id: self.answer.session_id, responses, ..FetchResponse::default() };
+        let node_endpoints = endpoints(cx, &responses);
+        let session_id = self.answer.session_id;
+        let response = FetchResponse { session_id, responses, node_endpoints, ..FetchResponse::default() };
         let mut output = Output::default();
         for piece in fetch_response::write(&response, cx.version, records) {
             match piece {
@@ -273,4 +308,22 @@ impl Fetch {
         }
         output
     }
+}
+
+/// Where the leaders are that the answer names.
+fn endpoints(cx: &RequestContext<'_>, responses: &[FetchableTopicResponse]) -> Vec<NodeEndpoint> {
+    let partitions = responses.iter().flat_map(|topic| &topic.partitions);
+    let mut leaders: Vec<i32> = partitions.map(|data| data.current_leader.leader_id).collect();
+    leaders.retain(|id| *id >= 0);
+    leaders.sort_unstable();
+    leaders.dedup();
+    let image = cx.node.image.load();
+    let known = leaders.into_iter().filter_map(|id| image.broker(NodeId(id)));
+    known
+        .filter_map(|broker| {
+            let (host, port) = cx.address_of(broker)?;
+            let rack = broker.rack.as_deref().map(ByteString::from);
+            Some(NodeEndpoint { node_id: broker.id.0, host, port, rack })
+        })
+        .collect()
 }

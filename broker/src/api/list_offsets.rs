@@ -14,7 +14,10 @@ use ottla_storage::{FoundTimestamp, LogView, StorageError};
 
 use super::{Reply, RequestContext};
 use crate::node::Node;
-use crate::partition::{Partition, storage_code};
+use crate::partition::{Partition, ReadFrom, storage_code};
+
+/// Who reads to find faults asks any replica by this id.
+const DEBUGGING: i32 = -2;
 
 const LATEST: i64 = -1;
 const EARLIEST: i64 = -2;
@@ -49,6 +52,7 @@ fn respond(node: &Node, request: &ListOffsetsRequest, version: i16) -> ListOffse
             }
         }
     }
+    let from = if request.replica_id == DEBUGGING { ReadFrom::AnyReplica } else { ReadFrom::Leader };
     let topics = request
         .topics
         .iter()
@@ -70,6 +74,7 @@ fn respond(node: &Node, request: &ListOffsetsRequest, version: i16) -> ListOffse
                                 find(
                                     &partition,
                                     LeaderEpoch(asked.current_leader_epoch),
+                                    from,
                                     asked.timestamp,
                                     version,
                                 )
@@ -106,27 +111,28 @@ fn respond(node: &Node, request: &ListOffsetsRequest, version: i16) -> ListOffse
 fn find(
     partition: &Arc<Partition>,
     epoch: LeaderEpoch,
+    from: ReadFrom,
     timestamp: i64,
     version: i16,
 ) -> Result<(i64, Offset, LeaderEpoch), ErrorCode> {
     let nothing = (-1, Offset::NONE, LeaderEpoch::NONE);
     match timestamp {
         LATEST => {
-            let bounds = partition.bounds(epoch)?;
+            let bounds = partition.bounds(epoch, from)?;
             Ok((-1, bounds.high_watermark, bounds.leader_epoch))
         }
         EARLIEST => {
-            let bounds = partition.bounds(epoch)?;
+            let bounds = partition.bounds(epoch, from)?;
             Ok((-1, bounds.log_start, partition.epoch_at(bounds.log_start)))
         }
         EARLIEST_LOCAL if version >= 8 => {
-            let bounds = partition.bounds(epoch)?;
+            let bounds = partition.bounds(epoch, from)?;
             Ok((-1, bounds.log_start, partition.epoch_at(bounds.log_start)))
         }
         // Nothing is tiered.
-        LATEST_TIERED if version >= 9 => partition.bounds(epoch).map(|_| nothing),
-        MAX_TIMESTAMP if version >= 7 => search(partition, epoch, LogView::max_timestamp),
-        0.. => search(partition, epoch, |view| view.find_by_timestamp(timestamp)),
+        LATEST_TIERED if version >= 9 => partition.bounds(epoch, from).map(|_| nothing),
+        MAX_TIMESTAMP if version >= 7 => search(partition, epoch, from, LogView::max_timestamp),
+        0.. => search(partition, epoch, from, |view| view.find_by_timestamp(timestamp)),
         _ => Err(ErrorCode::UnsupportedVersion),
     }
 }
@@ -135,9 +141,10 @@ fn find(
 fn search(
     partition: &Arc<Partition>,
     epoch: LeaderEpoch,
+    from: ReadFrom,
     look: impl FnOnce(&LogView) -> Result<Option<FoundTimestamp>, StorageError>,
 ) -> Result<(i64, Offset, LeaderEpoch), ErrorCode> {
-    let (view, bounds) = partition.view(epoch)?;
+    let (view, bounds) = partition.view(epoch, from)?;
     match look(&view.until(bounds.high_watermark)) {
         Ok(Some(found)) if found.offset < bounds.high_watermark => {
             Ok((found.timestamp_ms, found.offset, found.leader_epoch))

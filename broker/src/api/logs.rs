@@ -174,12 +174,13 @@ pub fn describe_log_dirs(
     cx.node.flusher.run_job(move || {
         let mut partitions = node.partitions.all();
         partitions.sort_by(|a, b| (&a.name, a.index).cmp(&(&b.name, b.index)));
-        let wanted = |partition: &Partition| match &request.topics {
+        let is_asked = |partition: &Partition| match &request.topics {
             None => true,
             Some(topics) => topics
                 .iter()
                 .any(|topic| *topic.topic == *partition.name && topic.partitions.contains(&partition.index)),
         };
+        let wanted = |partition: &Partition| is_asked(partition) && partition.is_held();
         let mut topics: Vec<DescribeLogDirsTopic> = Vec::new();
         for partition in partitions.iter().filter(|partition| wanted(partition)) {
             let line = DescribeLogDirsPartition {

@@ -1,5 +1,6 @@
 //! Produce (key 0), versions 3 to 13. v8 names the records at fault (KIP-467), v10 the current leader (KIP-951), v13 topic ids.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,12 +9,13 @@ use ottla_protocol::batch::BatchHeader;
 use ottla_protocol::error::ErrorCode;
 use ottla_protocol::messages::ProduceRequest;
 use ottla_protocol::messages::produce_response::{
-    BatchIndexAndErrorMessage, LeaderIdAndEpoch, PartitionProduceResponse, ProduceResponse,
+    BatchIndexAndErrorMessage, LeaderIdAndEpoch, NodeEndpoint, PartitionProduceResponse, ProduceResponse,
     TopicProduceResponse,
 };
 use ottla_protocol::types::TopicId;
 
-use super::{Reply, ReplySlot, RequestContext};
+use super::{Entrance, Reply, ReplySlot, RequestContext};
+use crate::node::Node;
 use crate::partition::{AppendRequest, OnCommitted, Partition, Refused};
 
 /// A response that waits for its last partition.
@@ -21,20 +23,51 @@ struct Pending {
     /// Partitions that are not committed yet, and one for the handler itself.
     open: AtomicUsize,
     inner: Mutex<(ProduceResponse, Option<ReplySlot<ProduceResponse>>)>,
+    node: Arc<Node>,
+    entrance: Entrance,
 }
 
 impl Pending {
     /// Closes one; the last one sends the response.
     fn close(&self) {
         if self.open.fetch_sub(1, Ordering::AcqRel) == 1 {
-            let (response, slot) = {
-                let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-                (std::mem::take(&mut inner.0), inner.1.take())
-            };
+            let slot = self.inner.lock().unwrap_or_else(PoisonError::into_inner).1.take();
             if let Some(slot) = slot {
-                slot.complete(&response);
+                slot.complete(&self.take());
             }
         }
+    }
+
+    /// The response, which says of every partition that this node does not lead (any more) who does, and where (KIP-951).
+    fn take(&self) -> ProduceResponse {
+        let mut response = std::mem::take(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner).0);
+        let code = ErrorCode::NotLeaderOrFollower.code();
+        let mut leaders = BTreeSet::new();
+        let mut image = None;
+        for topic in &mut response.responses {
+            for answer in topic.partition_responses.iter_mut().filter(|answer| answer.error_code == code) {
+                let image = image.get_or_insert_with(|| self.node.image.load_full());
+                let known = match topic.topic_id.is_zero() {
+                    true => image.topic_by_name(&topic.name),
+                    false => image.topic(topic.topic_id),
+                };
+                let Some(state) = known.and_then(|known| known.partition(answer.index.into())) else {
+                    continue;
+                };
+                answer.current_leader =
+                    LeaderIdAndEpoch { leader_id: state.leader.0, leader_epoch: state.leader_epoch.0 };
+                leaders.insert(state.leader);
+            }
+        }
+        let brokers = leaders.iter().filter_map(|id| image.as_ref()?.broker(*id));
+        response.node_endpoints = brokers
+            .filter_map(|broker| {
+                let (host, port) = self.entrance.address_of(&self.node, broker)?;
+                let rack = broker.rack.as_deref().map(Into::into);
+                Some(NodeEndpoint { node_id: broker.id.0, host, port, rack })
+            })
+            .collect();
+        response
     }
 
     fn with(&self, topic: usize, partition: usize, change: impl FnOnce(&mut PartitionProduceResponse)) {
@@ -76,6 +109,8 @@ pub fn handle(cx: &mut RequestContext<'_>, request: ProduceRequest) -> Reply<Pro
     let pending = Arc::new(Pending {
         open: AtomicUsize::new(1),
         inner: Mutex::new((ProduceResponse { responses, ..ProduceResponse::default() }, slot)),
+        node: Arc::clone(cx.node),
+        entrance: cx.connection.entrance(),
     });
     for (t, topic) in request.topic_data.iter().enumerate() {
         let id =
@@ -129,18 +164,7 @@ pub fn handle(cx: &mut RequestContext<'_>, request: ProduceRequest) -> Reply<Pro
                     answer.log_start_offset = appended.log_start.0;
                 }),
                 Err(refused) => {
-                    let leader = known.and_then(|known| known.partition(data.index.into()));
-                    pending.with(t, p, |answer| {
-                        refuse(answer, &refused);
-                        if refused.code == ErrorCode::NotLeaderOrFollower
-                            && let Some(state) = leader
-                        {
-                            answer.current_leader = LeaderIdAndEpoch {
-                                leader_id: state.leader.0,
-                                leader_epoch: state.leader_epoch.0,
-                            };
-                        }
-                    });
+                    pending.with(t, p, |answer| refuse(answer, &refused));
                     if waits {
                         pending.close();
                     }
@@ -152,7 +176,7 @@ pub fn handle(cx: &mut RequestContext<'_>, request: ProduceRequest) -> Reply<Pro
         pending.close();
         return Reply::Later;
     }
-    let response = std::mem::take(&mut pending.inner.lock().unwrap_or_else(PoisonError::into_inner).0);
+    let response = pending.take();
     if request.acks != 0 {
         return Reply::Now(response);
     }

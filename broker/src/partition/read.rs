@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ottla_machine::partition::producers::Producers;
 use ottla_protocol::error::ErrorCode;
-use ottla_protocol::types::{LeaderEpoch, Offset};
+use ottla_protocol::types::{LeaderEpoch, NodeId, Offset};
 use ottla_storage::{Log, LogView, Read, Removal, Slice, StorageError};
 
 use super::Partition;
@@ -17,6 +17,14 @@ pub struct Bounds {
     pub log_start: Offset,
     pub high_watermark: Offset,
     pub leader_epoch: LeaderEpoch,
+}
+
+/// From whom something may be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadFrom {
+    Leader,
+    /// Followers know a committed end too, a moment later than the leader (KIP-392).
+    AnyReplica,
 }
 
 /// What a fetch of one partition found.
@@ -38,10 +46,11 @@ impl Partition {
         max_bytes: usize,
         at_least_one: bool,
         wakeup: Option<(Wakeup, usize)>,
+        from: ReadFrom,
     ) -> Result<ReadAnswer, (ErrorCode, Option<Bounds>)> {
         let mut state = self.lock();
+        state.check(epoch, from).map_err(|code| (code, None))?;
         self.ensure_open(&mut state).map_err(|code| (code, None))?;
-        state.replica.check_leader(epoch).map_err(|code| (code, None))?;
         let log = state.log.as_ref().expect("just opened");
         let bounds = state.bounds(log);
         if offset < bounds.log_start || offset > log.end_offset() {
@@ -69,18 +78,35 @@ impl Partition {
     ///
     /// # Errors
     /// Not the leader, another epoch, or a log that cannot be opened.
-    pub fn bounds(self: &Arc<Self>, epoch: LeaderEpoch) -> Result<Bounds, ErrorCode> {
-        self.settled(epoch, |_, bounds| bounds)
+    pub fn bounds(self: &Arc<Self>, epoch: LeaderEpoch, from: ReadFrom) -> Result<Bounds, ErrorCode> {
+        self.settled(epoch, from, |_, bounds| bounds)
     }
 
-    /// Looks at the log of a leader whose committed end is known.
+    /// The in-sync follower in a rack that has what a consumer wants to read next, and most beyond (KIP-392). `None`: no better one than
+    /// this leader, or this node does not lead.
+    #[must_use]
+    pub fn reader_in_rack(&self, rack: &str, offset: Offset) -> Option<NodeId> {
+        let image = self.host.image.load();
+        let is_near = |id: NodeId| {
+            image.broker(id).is_some_and(|broker| !broker.fenced && broker.rack.as_deref() == Some(rack))
+        };
+        if is_near(self.host.me) {
+            return None;
+        }
+        let state = self.lock();
+        let near = state.replica.readers_from(offset).filter(|(id, _)| is_near(*id));
+        near.max_by_key(|(id, end)| (*end, std::cmp::Reverse(*id))).map(|(id, _)| id)
+    }
+
+    /// Looks at a log whose committed end is known.
     fn settled<T>(
         self: &Arc<Self>,
         epoch: LeaderEpoch,
+        from: ReadFrom,
         look: impl FnOnce(&Log, Bounds) -> T,
     ) -> Result<T, ErrorCode> {
         let mut state = self.lock();
-        state.replica.check_leader(epoch)?;
+        state.check(epoch, from)?;
         self.ensure_open(&mut state)?;
         state.check_settled()?;
         let log = state.log.as_ref().expect("just opened");
@@ -127,8 +153,12 @@ impl Partition {
     ///
     /// # Errors
     /// Not the leader, another epoch, or a log that cannot be opened.
-    pub fn view(self: &Arc<Self>, epoch: LeaderEpoch) -> Result<(LogView, Bounds), ErrorCode> {
-        self.settled(epoch, |log, bounds| (log.view(), bounds))
+    pub fn view(
+        self: &Arc<Self>,
+        epoch: LeaderEpoch,
+        from: ReadFrom,
+    ) -> Result<(LogView, Bounds), ErrorCode> {
+        self.settled(epoch, from, |log, bounds| (log.view(), bounds))
     }
 
     /// Raises the log start (DeleteRecords); -1 means the high watermark. Returns the new start and what to remove.
@@ -153,13 +183,13 @@ impl Partition {
         Ok((log.start_offset(), removal))
     }
 
-    /// The producers as they stand.
+    /// The producers as this replica knows them.
     ///
     /// # Errors
-    /// Not the leader, or a log that cannot be opened.
+    /// Not a replica, or a log that cannot be opened.
     pub fn producers(self: &Arc<Self>) -> Result<Producers, ErrorCode> {
         let mut state = self.lock();
-        state.replica.check_leader(LeaderEpoch::NONE)?;
+        state.replica.check_replica(LeaderEpoch::NONE)?;
         self.ensure_open(&mut state)?;
         Ok(state.producers.clone())
     }
@@ -176,6 +206,13 @@ impl Partition {
 }
 
 impl super::State {
+    fn check(&self, epoch: LeaderEpoch, from: ReadFrom) -> Result<(), ErrorCode> {
+        match from {
+            ReadFrom::Leader => self.replica.check_leader(epoch),
+            ReadFrom::AnyReplica => self.replica.check_replica(epoch),
+        }
+    }
+
     /// After a crash the end is known once what it left is on the disk again: until then clients are told to ask again (KIP-207).
     fn check_settled(&self) -> Result<(), ErrorCode> {
         if self.replica.is_settled() { Ok(()) } else { Err(ErrorCode::OffsetNotAvailable) }

@@ -179,6 +179,29 @@ impl Replica {
         if self.leads() { Ok(()) } else { Err(ErrorCode::NotLeaderOrFollower) }
     }
 
+    /// Whether this node holds a replica, leading or not, in the epoch that the caller names (-1: any).
+    ///
+    /// # Errors
+    /// As of [`Replica::check_leader`].
+    pub fn check_replica(&self, epoch: LeaderEpoch) -> Result<(), ErrorCode> {
+        self.check_epoch(epoch)?;
+        if self.is_held() { Ok(()) } else { Err(ErrorCode::NotLeaderOrFollower) }
+    }
+
+    /// Whether this node is one of those that hold the partition.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.state.replicas.contains(&self.me)
+    }
+
+    /// The in-sync followers that have everything up to `offset`, as their fetches show, and how far each is (KIP-392). None of a
+    /// replica that does not lead.
+    pub fn readers_from(&self, offset: Offset) -> impl Iterator<Item = (NodeId, Offset)> {
+        self.followers()
+            .filter(move |(id, follower)| self.state.isr.contains(id) && follower.end >= offset)
+            .map(|(id, follower)| (id, follower.end))
+    }
+
     /// Whether the caller knows the present epoch (-1: it does not say).
     ///
     /// # Errors

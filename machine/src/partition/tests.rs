@@ -184,6 +184,32 @@ fn an_idle_follower_that_has_everything_stays() {
 }
 
 #[test]
+fn who_showed_everything_while_it_was_fenced_joins_by_itself_once_it_is_not() {
+    let mut replica = replica(&[1, 2, 3], &[1], 1, 10, &DISK);
+    replica.advance(own(10, 10), &DISK, 5000);
+    let fenced = |id: NodeId| Some(BrokerEpoch(i64::from(id.0) * 10)).filter(|_| id == NodeId(1));
+    for (follower, end) in [(2, 10), (3, 9)] {
+        let progress = fetched(follower, end, end);
+        assert_eq!(replica.on_follower(progress, own(10, 10), &DISK, &fenced, 5000), None);
+    }
+    assert_eq!(replica.on_tick(own(10, 10), &DISK, &fenced, 5100), None);
+    let proposal = replica.on_tick(own(10, 10), &DISK, &everybody, 5200);
+    assert_eq!(members(proposal), Some(vec![1, 2]), "3 lacks something that is committed");
+    assert_eq!(replica.on_tick(own(10, 10), &DISK, &everybody, 5300), None, "once");
+}
+
+#[test]
+fn readers_are_in_sync_and_have_what_is_asked_for() {
+    let mut replica = replica(&[1, 2, 3, 4], &[1, 2, 3], 1, 0, &MEMORY);
+    for (follower, end) in [(2, 5), (3, 8), (4, 8)] {
+        replica.on_follower(fetched(follower, end, 0), own(10, 0), &MEMORY, &|_| None, 0);
+    }
+    let from =
+        |offset: i64| -> Vec<i32> { replica.readers_from(Offset(offset)).map(|(id, _)| id.0).collect() };
+    assert_eq!((from(0), from(5), from(6), from(9)), (vec![2, 3], vec![2, 3], vec![3], vec![]));
+}
+
+#[test]
 fn a_new_leader_is_settled_once_the_epochs_before_are_committed() {
     let mut replica = replica(&[1, 2], &[1, 2], 2, 10, &MEMORY);
     assert!(replica.on_leader_watermark(Offset(6), Offset(10)));

@@ -217,4 +217,8 @@ fn an_unclean_election_is_told_from_a_clean_one() {
     assert!(is_unclean_election(&before, &at("123 isr 2 leader 2", 6)));
     assert!(!is_unclean_election(&before, &at("123 isr 1 leader 1", 6)));
     assert!(!is_unclean_election(&at("123 isr 1 leader 1", 5), &at("123 elr 1 last 1", 6)));
+    // The last one of a reassignment's target came in sync and leads in one step.
+    let moving = at("312 + 3 - 2 isr 12 leader 2", 5);
+    assert!(!is_unclean_election(&moving, &at("31 isr 13 leader 3", 6)));
+    assert!(is_unclean_election(&at("12 isr 2 leader 2", 5), &at("12 isr 1 leader 1", 6)));
 }

@@ -1,0 +1,329 @@
+//! What clients and tools see of a cluster of three nodes: reassignments, elections, nodes that are gone, the quorum, reads from the
+//! nearest replica.
+
+use ottla_protocol::error::ErrorCode;
+use ottla_protocol::messages::alter_partition_reassignments_request::{
+    ReassignablePartition, ReassignableTopic,
+};
+use ottla_protocol::messages::create_topics_request::{
+    CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig,
+};
+use ottla_protocol::messages::describe_quorum_request::{PartitionData, TopicData};
+use ottla_protocol::messages::describe_quorum_response::PartitionData as Quorum;
+use ottla_protocol::messages::elect_leaders_request::TopicPartitions;
+use ottla_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
+use ottla_protocol::messages::fetch_response::{FetchResponse, PartitionData as Fetched};
+use ottla_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
+use ottla_protocol::messages::produce_response::ProduceResponse;
+use ottla_protocol::messages::*;
+use ottla_protocol::record::{BatchBuilder, BatchOptions};
+use ottla_tests::cluster::Cluster;
+use ottla_tests::process::eventually;
+
+const TOPIC: &str = "t";
+const RACK_AWARE: &str = "replica.selector.class=org.apache.kafka.common.replica.RackAwareReplicaSelector";
+
+/// Makes the topic with these replicas for each partition.
+fn create(cluster: &Cluster, partitions: &[&[i32]], configs: &[(&str, &str)]) {
+    let topic = CreatableTopic {
+        name: TOPIC.into(),
+        num_partitions: -1,
+        replication_factor: -1,
+        assignments: (0..)
+            .zip(partitions)
+            .map(|(partition_index, ids)| CreatableReplicaAssignment {
+                partition_index,
+                broker_ids: ids.to_vec(),
+            })
+            .collect(),
+        configs: configs
+            .iter()
+            .map(|(name, value)| CreatableTopicConfig { name: (*name).into(), value: Some((*value).into()) })
+            .collect(),
+    };
+    let request = CreateTopicsRequest { topics: vec![topic], timeout_ms: 10_000, validate_only: false };
+    let response = cluster.connect(1).call(7, &request);
+    assert_eq!(response.topics[0].error_code, 0, "{response:?}");
+}
+
+/// One record, acknowledged by all in-sync replicas.
+fn produce(cluster: &Cluster, node: usize, value: &[u8]) -> ProduceResponse {
+    let mut batch = BatchBuilder::new(BatchOptions::default());
+    batch.append(1, None, Some(value));
+    let data = PartitionProduceData { index: 0, records: Some(batch.build().into()) };
+    let topic = TopicProduceData { name: TOPIC.into(), partition_data: vec![data], ..Default::default() };
+    let request =
+        ProduceRequest { transactional_id: None, acks: -1, timeout_ms: 10_000, topic_data: vec![topic] };
+    cluster.connect(node).call(12, &request)
+}
+
+fn produced(response: &ProduceResponse) -> i16 {
+    response.responses[0].partition_responses[0].error_code
+}
+
+fn fetch_at(cluster: &Cluster, node: usize, version: i16, rack: &str, offset: i64) -> FetchResponse {
+    let partition = FetchPartition {
+        current_leader_epoch: -1,
+        fetch_offset: offset,
+        log_start_offset: -1,
+        partition_max_bytes: 1 << 20,
+        ..Default::default()
+    };
+    let topic_id = topic_id(cluster, node);
+    let topic =
+        FetchTopic { topic: TOPIC.into(), topic_id, partitions: vec![partition], ..Default::default() };
+    let request = FetchRequest {
+        max_wait_ms: 100,
+        min_bytes: 1,
+        max_bytes: 1 << 20,
+        session_epoch: -1,
+        rack_id: rack.into(),
+        replica_id: -1,
+        topics: vec![topic],
+        ..Default::default()
+    };
+    cluster.connect(node).call(version, &request)
+}
+
+fn fetch(cluster: &Cluster, node: usize, rack: &str, offset: i64) -> Fetched {
+    fetch_at(cluster, node, 16, rack, offset).responses.remove(0).partitions.remove(0)
+}
+
+fn topic_id(cluster: &Cluster, node: usize) -> ottla_protocol::types::TopicId {
+    let asked = metadata_request::MetadataRequestTopic { name: Some(TOPIC.into()), ..Default::default() };
+    let request = MetadataRequest { topics: Some(vec![asked]), ..Default::default() };
+    cluster.connect(node).call(12, &request).topics[0].topic_id
+}
+
+fn reassign(cluster: &Cluster, node: usize, replicas: Option<&[i32]>) -> i16 {
+    let partition = ReassignablePartition { partition_index: 0, replicas: replicas.map(<[i32]>::to_vec) };
+    let topic = ReassignableTopic { name: TOPIC.into(), partitions: vec![partition] };
+    let request =
+        AlterPartitionReassignmentsRequest { timeout_ms: 10_000, topics: vec![topic], ..Default::default() };
+    let response = cluster.connect(node).call(1, &request);
+    assert_eq!(response.error_code, 0, "{response:?}");
+    response.responses[0].partitions[0].error_code
+}
+
+fn elect(cluster: &Cluster, election_type: i8) -> i16 {
+    let topic = TopicPartitions { topic: TOPIC.into(), partitions: vec![0] };
+    let request =
+        ElectLeadersRequest { election_type, topic_partitions: Some(vec![topic]), timeout_ms: 10_000 };
+    let response = cluster.connect(1).call(2, &request);
+    assert_eq!(response.error_code, 0, "{response:?}");
+    response.replica_election_results[0].partition_result[0].error_code
+}
+
+/// Whether a node holds files of the partition, as its DescribeLogDirs says.
+fn holds(cluster: &Cluster, node: usize) -> bool {
+    let response = cluster.connect(node).call(4, &DescribeLogDirsRequest { topics: None });
+    response.results[0].topics.iter().any(|topic| &*topic.name == TOPIC)
+}
+
+fn quorum(cluster: &Cluster, node: usize) -> Quorum {
+    let partitions = vec![PartitionData { partition_index: 0 }];
+    let topic = TopicData { topic_name: "__cluster_metadata".into(), partitions };
+    let response = cluster.connect(node).call(2, &DescribeQuorumRequest { topics: vec![topic] });
+    assert_eq!(response.error_code, 0, "{response:?}");
+    response.topics.into_iter().next().expect("one topic").partitions.remove(0)
+}
+
+#[test]
+fn a_reassigned_partition_moves_with_its_records_and_leaves_no_files() {
+    let cluster = Cluster::up(3, &[]);
+    create(&cluster, &[&[1, 2]], &[]);
+    assert_eq!(produced(&produce(&cluster, 1, b"kept")), 0);
+    let moving = "REASSIGNMENT: 1,2 -> 3,2";
+    assert_eq!(reassign(&cluster, 2, Some(&[3, 2])), 0, "asked of a node that need not be the controller");
+    eventually(moving, || {
+        let placed = cluster.partition(1, TOPIC, 0);
+        placed.replica_nodes == [3, 2] && placed.isr_nodes.len() == 2
+    });
+    let list = ListPartitionReassignmentsRequest { timeout_ms: 10_000, topics: None };
+    assert_eq!(cluster.connect(2).call(0, &list).topics, vec![]);
+    assert_eq!(reassign(&cluster, 1, None), ErrorCode::NoReassignmentInProgress.code());
+    eventually("node 1 lets go of its files", || !holds(&cluster, 1));
+    assert!(holds(&cluster, 3));
+    let leader = usize::try_from(cluster.partition(1, TOPIC, 0).leader_id).expect("a leader");
+    let found = fetch(&cluster, leader, "", 0);
+    assert_eq!((found.error_code, found.high_watermark), (0, 1));
+    assert!(found.records.is_some_and(|records| records.windows(4).any(|bytes| bytes == b"kept")));
+
+    // And back again, to a node that held it before.
+    assert_eq!(reassign(&cluster, 3, Some(&[1, 3])), 0);
+    eventually("1,3 hold it", || cluster.partition(2, TOPIC, 0).isr_nodes.len() == 2 && holds(&cluster, 1));
+    assert_eq!(fetch(&cluster, 1, "", 0).high_watermark, 1);
+}
+
+#[test]
+fn a_reassignment_that_waits_for_a_dead_node_is_listed_and_can_be_cancelled() {
+    let cluster = Cluster::up(3, &[]);
+    create(&cluster, &[&[1, 2]], &[]);
+    cluster.run(&["kill", "3"]);
+    assert_eq!(reassign(&cluster, 1, Some(&[1, 3])), 0);
+    let list = ListPartitionReassignmentsRequest { timeout_ms: 10_000, topics: None };
+    let listed = cluster.connect(1).call(0, &list).topics.remove(0).partitions.remove(0);
+    assert_eq!(
+        (listed.replicas, listed.adding_replicas, listed.removing_replicas),
+        (vec![1, 3, 2], vec![3], vec![2])
+    );
+    assert_eq!(reassign(&cluster, 2, None), 0);
+    assert_eq!(cluster.partition(2, TOPIC, 0).replica_nodes, [1, 2]);
+    for (replicas, expected) in [
+        (&[1, 9][..], ErrorCode::InvalidReplicaAssignment),
+        (&[1, 1], ErrorCode::InvalidReplicaAssignment),
+        (&[], ErrorCode::InvalidReplicaAssignment),
+    ] {
+        assert_eq!(reassign(&cluster, 1, Some(replicas)), expected.code(), "{replicas:?}");
+    }
+}
+
+#[test]
+fn leaders_are_elected_on_demand() {
+    let (preferred, unclean) = (0, 1);
+    let cluster = Cluster::up(3, &[]);
+    create(&cluster, &[&[1, 2]], &[]);
+    assert_eq!(elect(&cluster, preferred), ErrorCode::ElectionNotNeeded.code());
+    // The leader stays where it is, and is not the first replica any more.
+    assert_eq!(reassign(&cluster, 1, Some(&[2, 1])), 0);
+    assert_eq!(cluster.partition(1, TOPIC, 0).leader_id, 1);
+    assert_eq!(elect(&cluster, preferred), 0);
+    assert_eq!(cluster.partition(1, TOPIC, 0).leader_id, 2);
+    assert_eq!(elect(&cluster, unclean), ErrorCode::ElectionNotNeeded.code());
+    cluster.run(&["kill", "2"]);
+    eventually("node 1 leads", || cluster.partition(1, TOPIC, 0).leader_id == 1);
+    assert_eq!(elect(&cluster, preferred), ErrorCode::PreferredLeaderNotAvailable.code());
+    let nothing = ElectLeadersRequest { election_type: 5, ..Default::default() };
+    assert_eq!(cluster.connect(1).call(2, &nothing).error_code, ErrorCode::InvalidRequest.code());
+}
+
+#[test]
+fn a_node_that_is_gone_is_shown_offline_and_fenced_until_it_is_unregistered() {
+    let cluster = Cluster::up(3, &["--set", "min.insync.replicas=2"]);
+    create(&cluster, &[&[3, 1], &[1, 2]], &[]);
+    cluster.run(&["kill", "3"]);
+    let shown = |include_fenced_brokers| {
+        let request =
+            DescribeClusterRequest { include_fenced_brokers, endpoint_type: 1, ..Default::default() };
+        let brokers = cluster.connect(1).call(2, &request).brokers;
+        brokers.iter().map(|broker| (broker.broker_id, broker.is_fenced)).collect::<Vec<_>>()
+    };
+    eventually("node 3 is fenced", || shown(false) == [(1, false), (2, false)]);
+    assert_eq!(shown(true), [(1, false), (2, false), (3, true)]);
+    let placed = cluster.partition(1, TOPIC, 0);
+    assert_eq!((placed.leader_id, placed.offline_replicas), (1, vec![3]));
+    assert_eq!(cluster.partition(1, TOPIC, 1).offline_replicas, Vec::<i32>::new());
+    let all = DescribeTopicPartitionsRequest { response_partition_limit: 10, ..Default::default() };
+    let described = cluster.connect(2).call(0, &all).topics.remove(0).partitions.remove(0);
+    assert_eq!(
+        (described.isr_nodes, described.eligible_leader_replicas, described.offline_replicas),
+        (vec![1], Some(vec![3]), vec![3])
+    );
+    let unregister =
+        |broker_id| cluster.connect(2).call(0, &UnregisterBrokerRequest { broker_id }).error_code;
+    assert_eq!(unregister(3), 0);
+    assert_eq!(unregister(3), ErrorCode::BrokerIdNotRegistered.code());
+    assert_eq!(shown(true), [(1, false), (2, false)]);
+}
+
+#[test]
+fn the_quorum_is_the_same_whoever_is_asked_and_voters_leave_and_come() {
+    let cluster = Cluster::up(3, &[]);
+    let ids = |replicas: &[describe_quorum_response::ReplicaState]| {
+        replicas.iter().map(|replica| replica.replica_id).collect::<Vec<_>>()
+    };
+    let first = quorum(&cluster, 1);
+    for node in 1..=3 {
+        let seen = quorum(&cluster, node);
+        assert_eq!((seen.leader_id, ids(&seen.current_voters)), (first.leader_id, vec![1, 2, 3]));
+        assert_eq!(seen.observers, vec![]);
+        assert!(seen.current_voters.iter().all(|voter| !voter.replica_directory_id.is_zero()));
+    }
+    let leader = first.leader_id;
+    let voter = first.current_voters.iter().find(|voter| voter.replica_id != leader).expect("two of them");
+    let (voter_id, voter_directory_id) = (voter.replica_id, voter.replica_directory_id);
+    let remove =
+        RemoveRaftVoterRequest { cluster_id: None, voter_id, voter_directory_id, ..Default::default() };
+    assert_eq!(cluster.connect(1).call(0, &remove).error_code, 0);
+    let seen = quorum(&cluster, 2);
+    assert_eq!((seen.current_voters.len(), ids(&seen.observers)), (2, vec![voter_id]));
+    assert_eq!(cluster.connect(2).call(0, &remove).error_code, ErrorCode::VoterNotFound.code());
+    let listener =
+        add_raft_voter_request::Listener { name: "CONTROLLER".into(), host: "localhost".into(), port: 1 };
+    let add = AddRaftVoterRequest {
+        cluster_id: None,
+        timeout_ms: 10_000,
+        voter_id,
+        voter_directory_id,
+        listeners: vec![listener],
+        ..Default::default()
+    };
+    assert_eq!(cluster.connect(3).call(1, &add).error_code, 0);
+    assert_eq!(ids(&quorum(&cluster, 1).current_voters), [1, 2, 3]);
+    assert_eq!(cluster.connect(3).call(1, &add).error_code, ErrorCode::DuplicateVoter.code());
+    let foreign = AddRaftVoterRequest { cluster_id: Some("another".into()), ..add };
+    assert_eq!(cluster.connect(3).call(1, &foreign).error_code, ErrorCode::InconsistentClusterId.code());
+}
+
+#[test]
+fn a_consumer_reads_from_the_follower_in_its_rack() {
+    let cluster = Cluster::up(3, &["--set", RACK_AWARE]);
+    create(&cluster, &[&[1, 2]], &[]);
+    assert_eq!(produced(&produce(&cluster, 1, b"near")), 0);
+    let sent_on = |node, rack| fetch(&cluster, node, rack, 0).preferred_read_replica;
+    eventually("the leader sends rack r2 to node 2", || sent_on(1, "r2") == 2);
+    let empty = fetch(&cluster, 1, "r2", 0);
+    assert_eq!((empty.error_code, empty.high_watermark, empty.records), (0, 1, Some(Default::default())));
+    // To itself, to nobody, and to nobody that has what is asked for.
+    assert_eq!((sent_on(1, "r1"), sent_on(1, "r3"), sent_on(1, "")), (-1, -1, -1));
+    assert_eq!(fetch(&cluster, 1, "r2", 5).error_code, ErrorCode::OffsetOutOfRange.code());
+
+    eventually("the follower knows what is committed", || fetch(&cluster, 2, "r2", 0).high_watermark == 1);
+    let found = fetch(&cluster, 2, "r2", 0);
+    assert_eq!((found.error_code, found.preferred_read_replica), (0, -1));
+    assert!(found.records.is_some_and(|records| records.windows(4).any(|bytes| bytes == b"near")));
+    assert_eq!(fetch(&cluster, 2, "r2", 5).error_code, ErrorCode::OffsetOutOfRange.code());
+    assert_eq!(fetch(&cluster, 3, "r3", 0).error_code, ErrorCode::NotLeaderOrFollower.code());
+    // Clients of before KIP-392 are for leaders.
+    let old = fetch_at(&cluster, 2, 10, "", 0).responses.remove(0).partitions.remove(0);
+    assert_eq!(old.error_code, ErrorCode::NotLeaderOrFollower.code());
+}
+
+#[test]
+fn who_asks_the_wrong_node_is_told_where_the_leader_is() {
+    let cluster = Cluster::up(3, &[]);
+    create(&cluster, &[&[1, 2]], &[]);
+    let answer = produce(&cluster, 3, b"x");
+    assert_eq!(produced(&answer), ErrorCode::NotLeaderOrFollower.code());
+    let partition = &answer.responses[0].partition_responses[0];
+    let port = i32::from(cluster.address(1).port());
+    assert_eq!((partition.current_leader.leader_id, partition.current_leader.leader_epoch), (1, 0));
+    let told: Vec<_> = answer.node_endpoints.iter().map(|node| (node.node_id, node.port)).collect();
+    assert_eq!(told, [(1, port)]);
+
+    let answer = fetch_at(&cluster, 3, 16, "", 0);
+    assert_eq!(answer.responses[0].partitions[0].current_leader.leader_id, 1);
+    let told: Vec<_> = answer.node_endpoints.iter().map(|node| (node.node_id, node.port)).collect();
+    assert_eq!(told, [(1, port)]);
+}
+
+#[test]
+fn a_broker_answers_for_its_own_settings_only() {
+    let cluster = Cluster::up(3, &[]);
+    let alter = |node: usize, broker: &str| {
+        let config = incremental_alter_configs_request::AlterableConfig {
+            name: "leader.replication.throttled.rate".into(),
+            config_operation: 0,
+            value: Some("1000".into()),
+        };
+        let resource = incremental_alter_configs_request::AlterConfigsResource {
+            resource_type: 4,
+            resource_name: broker.into(),
+            configs: vec![config],
+        };
+        let request = IncrementalAlterConfigsRequest { resources: vec![resource], validate_only: false };
+        cluster.connect(node).call(1, &request).responses[0].error_code
+    };
+    assert_eq!(alter(1, "2"), ErrorCode::InvalidRequest.code());
+    assert_eq!((alter(2, "2"), alter(1, "")), (0, 0));
+}
