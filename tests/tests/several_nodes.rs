@@ -23,7 +23,7 @@ use ottla_tests::process::eventually;
 const TOPIC: &str = "t";
 const RACK_AWARE: &str = "replica.selector.class=org.apache.kafka.common.replica.RackAwareReplicaSelector";
 
-/// Makes the topic with these replicas for each partition.
+/// Makes the topic, on three nodes, with these replicas for each partition.
 fn create(cluster: &Cluster, partitions: &[&[i32]], configs: &[(&str, &str)]) {
     let topic = CreatableTopic {
         name: TOPIC.into(),
@@ -44,6 +44,10 @@ fn create(cluster: &Cluster, partitions: &[&[i32]], configs: &[(&str, &str)]) {
     let request = CreateTopicsRequest { topics: vec![topic], timeout_ms: 10_000, validate_only: false };
     let response = cluster.connect(1).call(7, &request);
     assert_eq!(response.topics[0].error_code, 0, "{response:?}");
+    // The other nodes hear of it a moment later.
+    for node in 1..=3 {
+        eventually("every node knows the topic", || !topic_id(cluster, node).is_zero());
+    }
 }
 
 /// One record, acknowledged by all in-sync replicas.
@@ -70,8 +74,7 @@ fn fetch_at(cluster: &Cluster, node: usize, version: i16, rack: &str, offset: i6
         ..Default::default()
     };
     let topic_id = topic_id(cluster, node);
-    let topic =
-        FetchTopic { topic: TOPIC.into(), topic_id, partitions: vec![partition], ..Default::default() };
+    let topic = FetchTopic { topic: TOPIC.into(), topic_id, partitions: vec![partition] };
     let request = FetchRequest {
         max_wait_ms: 100,
         min_bytes: 1,
@@ -242,8 +245,7 @@ fn the_quorum_is_the_same_whoever_is_asked_and_voters_leave_and_come() {
     let leader = first.leader_id;
     let voter = first.current_voters.iter().find(|voter| voter.replica_id != leader).expect("two of them");
     let (voter_id, voter_directory_id) = (voter.replica_id, voter.replica_directory_id);
-    let remove =
-        RemoveRaftVoterRequest { cluster_id: None, voter_id, voter_directory_id, ..Default::default() };
+    let remove = RemoveRaftVoterRequest { cluster_id: None, voter_id, voter_directory_id };
     assert_eq!(cluster.connect(1).call(0, &remove).error_code, 0);
     let seen = quorum(&cluster, 2);
     assert_eq!((seen.current_voters.len(), ids(&seen.observers)), (2, vec![voter_id]));
