@@ -45,6 +45,21 @@ pub struct ReplicatorSettings {
 
 pub use thread::follow_on_threads;
 
+/// A wish as either message has it: their types are generated apart, and have the same fields.
+macro_rules! asked {
+    ($type:ident, $wish:ident) => {
+        $type {
+            topic_id: $wish.topic,
+            partition: $wish.index,
+            leader_epoch: $wish.leader_epoch.0,
+            offset: $wish.offset.0,
+            last_epoch: $wish.last_epoch.0,
+            flushed_offset: $wish.flushed.0,
+            log_start_offset: $wish.log_start.0,
+        }
+    };
+}
+
 /// All of this node.
 pub struct Replicators {
     identity: Arc<Identity>,
@@ -261,17 +276,8 @@ impl Replicator {
         }
         // Under the lock, so that what is told later is never older.
         let wishes = partitions.iter().filter_map(|partition| {
-            let (leader, wish) = partition.wish().filter(|(leader, _)| *leader == self.leader)?;
-            debug_assert_eq!(leader, self.leader);
-            Some(UpdatedWish {
-                topic_id: wish.topic,
-                partition: wish.index,
-                leader_epoch: wish.leader_epoch.0,
-                offset: wish.offset.0,
-                last_epoch: wish.last_epoch.0,
-                flushed_offset: wish.flushed.0,
-                log_start_offset: wish.log_start.0,
-            })
+            let (_, wish) = partition.wish().filter(|(leader, _)| *leader == self.leader)?;
+            Some(asked!(UpdatedWish, wish))
         });
         let request = ReplicaUpdateRequest { wishes: wishes.collect(), ..Default::default() };
         let frame = frame::encode_request(&request, 0, 0, None);
@@ -330,15 +336,7 @@ impl Replicator {
             let Some(partition) = state.followed.get(&key) else { continue };
             match partition.wish() {
                 Some((leader, wish)) if leader == self.leader => {
-                    wishes.push(ReplicaWish {
-                        topic_id: wish.topic,
-                        partition: wish.index,
-                        leader_epoch: wish.leader_epoch.0,
-                        offset: wish.offset.0,
-                        last_epoch: wish.last_epoch.0,
-                        flushed_offset: wish.flushed.0,
-                        log_start_offset: wish.log_start.0,
-                    });
+                    wishes.push(asked!(ReplicaWish, wish));
                 }
                 // Its partition follows the image a moment later, or its log takes nothing.
                 _ => state.later.push((now + MOMENT_MS, key)),

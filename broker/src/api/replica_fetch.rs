@@ -48,6 +48,25 @@ type Loaded = Arc<Mutex<Option<Result<Vec<Slice>, StorageError>>>>;
 /// One partition's part of an answer.
 type Part = (ReplicaData, Vec<Slice>, usize);
 
+/// The wishes of either message: their types are generated apart, and have the same fields.
+macro_rules! wishes_of {
+    ($request:expr) => {
+        $request
+            .wishes
+            .iter()
+            .map(|wish| Wish {
+                topic: wish.topic_id,
+                index: wish.partition,
+                leader_epoch: LeaderEpoch(wish.leader_epoch),
+                offset: Offset(wish.offset),
+                last_epoch: LeaderEpoch(wish.last_epoch),
+                flushed: Offset(wish.flushed_offset),
+                log_start: Offset(wish.log_start_offset),
+            })
+            .collect::<Vec<_>>()
+    };
+}
+
 pub fn fetch(cx: &mut RequestContext<'_>, request: ReplicaFetchRequest) -> Reply<ReplicaFetchResponse> {
     let failed = |code: ErrorCode| {
         Reply::Now(ReplicaFetchResponse { error_code: code.code(), partitions: Vec::new() })
@@ -57,16 +76,7 @@ pub fn fetch(cx: &mut RequestContext<'_>, request: ReplicaFetchRequest) -> Reply
         Err(code) => return failed(code),
     };
     cx.node.identity.contact.heard(cx.tick_ms);
-    let wishes = request.wishes.iter().map(|wish| Wish {
-        topic: wish.topic_id,
-        index: wish.partition,
-        leader_epoch: LeaderEpoch(wish.leader_epoch),
-        offset: Offset(wish.offset),
-        last_epoch: LeaderEpoch(wish.last_epoch),
-        flushed: Offset(wish.flushed_offset),
-        log_start: Offset(wish.log_start_offset),
-    });
-    let (wishes, node) = (wishes.collect::<Vec<_>>(), Arc::clone(cx.node));
+    let (wishes, node) = (wishes_of!(request), Arc::clone(cx.node));
     let Some(peer) = cx.connection.node.as_deref_mut() else { return failed(ErrorCode::InvalidRequest) };
     let session = &mut peer.session;
     for forgotten in &request.forgotten {
@@ -99,16 +109,7 @@ pub fn fetch(cx: &mut RequestContext<'_>, request: ReplicaFetchRequest) -> Reply
 pub fn update(cx: &mut RequestContext<'_>, request: ReplicaUpdateRequest) -> Reply<ReplicaUpdateResponse> {
     let Ok((follower, epoch)) = follower(cx) else { return Reply::None };
     cx.node.identity.contact.heard(cx.tick_ms);
-    let wishes = request.wishes.iter().map(|wish| Wish {
-        topic: wish.topic_id,
-        index: wish.partition,
-        leader_epoch: LeaderEpoch(wish.leader_epoch),
-        offset: Offset(wish.offset),
-        last_epoch: LeaderEpoch(wish.last_epoch),
-        flushed: Offset(wish.flushed_offset),
-        log_start: Offset(wish.log_start_offset),
-    });
-    let (wishes, node) = (wishes.collect::<Vec<_>>(), Arc::clone(cx.node));
+    let (wishes, node) = (wishes_of!(request), Arc::clone(cx.node));
     let Some(peer) = cx.connection.node.as_deref_mut() else { return Reply::None };
     for forgotten in &request.forgotten {
         peer.session.forget((forgotten.topic_id, forgotten.partition));

@@ -123,16 +123,7 @@ impl Partition {
                 return Followed::Stopped;
             }
         };
-        let flush = state.wants_flush();
-        let watch = state.has_flush_limit() && state.unflushed_since_ms.is_some();
-        drop(state);
-        due.complete();
-        if flush {
-            self.want_flush();
-        }
-        if watch {
-            self.want_watch();
-        }
+        self.settle(state, due, false);
         Followed::On
     }
 

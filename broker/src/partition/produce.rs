@@ -1,6 +1,6 @@
 //! Appending: the machine judges, the log takes, whoever must wait is noted at an offset.
 
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 
 use ottla_machine::partition::producers::Verdict;
 use ottla_protocol::batch::{self, BatchError, BatchHeader, TimestampType, Unwanted};
@@ -9,7 +9,7 @@ use ottla_protocol::types::{LeaderEpoch, Offset};
 use ottla_protocol::validate::{ProduceRules, recompress, validate_produced};
 use ottla_storage::StorageError;
 
-use super::{OnCommitted, Partition, State};
+use super::{Due, OnCommitted, Partition, State};
 
 /// One partition's records of a Produce request.
 #[derive(Clone, Copy, Debug)]
@@ -220,7 +220,7 @@ impl Partition {
         for place in &state.followers {
             place.wake();
         }
-        let mut watch = state.has_flush_limit() && state.unflushed_since_ms.is_some();
+        let mut watch = false;
         if let Some(on_committed) = on_committed {
             if appended.end <= state.replica.high_watermark() {
                 due.committed.push((on_committed, Ok(())));
@@ -229,7 +229,15 @@ impl Partition {
                 watch = true;
             }
         }
+        self.settle(state, due, watch);
+        Ok(appended)
+    }
+
+    /// After an append: whoever is due is told once the lock is released, and what is to be done about the new bytes is asked for.
+    /// `watch`: something may become late.
+    pub(super) fn settle(self: &Arc<Self>, state: MutexGuard<'_, State>, due: Due, watch: bool) {
         let flush = state.wants_flush();
+        let watch = watch || state.has_flush_limit() && state.unflushed_since_ms.is_some();
         drop(state);
         due.complete();
         if flush {
@@ -238,7 +246,6 @@ impl Partition {
         if watch {
             self.want_watch();
         }
-        Ok(appended)
     }
 }
 
