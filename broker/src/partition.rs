@@ -451,7 +451,9 @@ impl State {
     /// Moves the high watermark to where the log allows it, and takes out who waited for that.
     pub(crate) fn advance(&mut self, host: &Host) -> Due {
         let Some(own) = self.own() else { return Due::default() };
-        if !self.replica.advance(own, &self.mode(host), host.clock.tick_ms()) {
+        // Looked at only where a follower is not in sync.
+        let registered = |id: NodeId| active(&host.image.load())(id);
+        if !self.replica.advance(own, &self.mode(host), &registered, host.clock.tick_ms()) {
             return Due::default();
         }
         self.watermark_moved()

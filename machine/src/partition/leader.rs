@@ -232,7 +232,7 @@ impl Replica {
     }
 
     /// This node's log moved, or time passed. Returns whether the high watermark moved.
-    pub fn advance(&mut self, own: OwnLog, mode: &Mode, tick_ms: u64) -> bool {
+    pub fn advance(&mut self, own: OwnLog, mode: &Mode, active: Active<'_>, tick_ms: u64) -> bool {
         let Some(leading) = &self.leading else { return false };
         if !self.has_enough(mode.min_insync_replicas) {
             return false;
@@ -241,8 +241,8 @@ impl Replica {
         let mut reached = own.reached(mode);
         for (id, follower) in &leading.followers {
             let is_member = self.state.isr.contains(id) || proposed.contains(id);
-            // One that is about to join is waited for, or it would run after the watermark for ever.
-            if is_member || follower.is_caught_up(tick_ms, mode) {
+            // One that is about to join is waited for, or it would run after the watermark for ever; not one that can't join.
+            if is_member || follower.is_caught_up(tick_ms, mode) && active(*id) == Some(follower.epoch) {
                 reached = reached.min(follower.reached(mode));
             }
         }

@@ -78,10 +78,10 @@ fn the_minimum_in_sync_is_never_above_the_number_of_replicas() {
 #[test]
 fn a_lone_replica_commits_what_its_mode_says_and_never_goes_back() {
     let mut replica = replica(&[1], &[1], 1, 0, &DISK);
-    assert!(!replica.advance(own(10, 0), &DISK, 0));
-    assert!(replica.advance(own(10, 7), &DISK, 0));
-    assert!(replica.advance(own(10, 7), &MEMORY, 0));
-    assert!(!replica.advance(own(12, 8), &DISK, 0));
+    assert!(!replica.advance(own(10, 0), &DISK, &everybody, 0));
+    assert!(replica.advance(own(10, 7), &DISK, &everybody, 0));
+    assert!(replica.advance(own(10, 7), &MEMORY, &everybody, 0));
+    assert!(!replica.advance(own(12, 8), &DISK, &everybody, 0));
     assert_eq!(replica.high_watermark(), Offset(10));
 }
 
@@ -90,11 +90,11 @@ fn what_the_slowest_member_has_is_committed() {
     for (mode, expected) in [(DISK, 4), (MEMORY, 6)] {
         let mut replica = replica(&[1, 2, 3], &[1, 2, 3], 1, 0, &mode);
         let log = own(10, 9);
-        assert!(!replica.advance(log, &mode, 0), "nobody has fetched yet");
+        assert!(!replica.advance(log, &mode, &everybody, 0), "nobody has fetched yet");
         replica.on_follower(fetched(2, 8, 4), log, &mode, &everybody, 0);
-        assert!(!replica.advance(log, &mode, 0), "node 3 has not");
+        assert!(!replica.advance(log, &mode, &everybody, 0), "node 3 has not");
         replica.on_follower(fetched(3, 6, 5), log, &mode, &everybody, 0);
-        assert!(replica.advance(log, &mode, 0));
+        assert!(replica.advance(log, &mode, &everybody, 0));
         assert_eq!(replica.high_watermark(), Offset(expected));
     }
 }
@@ -103,7 +103,7 @@ fn what_the_slowest_member_has_is_committed() {
 fn the_watermark_stands_still_below_the_minimum_in_sync() {
     let mode = Mode { min_insync_replicas: 2, ..DISK };
     let mut replica = replica(&[1, 2], &[1], 1, 0, &mode);
-    assert!(!replica.advance(own(10, 10), &mode, 5000));
+    assert!(!replica.advance(own(10, 10), &mode, &everybody, 5000));
     assert_eq!(replica.high_watermark(), Offset(0));
 }
 
@@ -118,7 +118,7 @@ fn a_follower_joins_once_it_has_what_is_committed_and_all_of_the_epochs_before()
     for (name, end, flushed, registered, expected) in cases {
         let mut replica = replica(&[1, 2], &[1], 1, 9, &DISK);
         let log = own(10, 10);
-        replica.advance(log, &DISK, 5000);
+        replica.advance(log, &DISK, &everybody, 5000);
         assert_eq!(replica.high_watermark(), Offset(10));
         let active = |id: NodeId| Some(BrokerEpoch(if id == NodeId(2) { registered } else { 10 }));
         let proposal = replica.on_follower(fetched(2, end, flushed), log, &DISK, &active, 5000);
@@ -129,16 +129,30 @@ fn a_follower_joins_once_it_has_what_is_committed_and_all_of_the_epochs_before()
 #[test]
 fn while_a_proposal_is_open_the_watermark_waits_for_the_old_members_and_the_new() {
     let mut replica = replica(&[1, 2], &[1], 1, 0, &DISK);
-    replica.advance(own(10, 10), &DISK, 5000);
+    replica.advance(own(10, 10), &DISK, &everybody, 5000);
     let proposal = replica.on_follower(fetched(2, 10, 10), own(10, 10), &DISK, &everybody, 5000);
     assert!(proposal.is_some());
     assert_eq!(replica.on_follower(fetched(2, 10, 10), own(10, 10), &DISK, &everybody, 5000), None, "once");
     assert!(
-        !replica.advance(own(20, 20), &DISK, 60_000),
+        !replica.advance(own(20, 20), &DISK, &everybody, 60_000),
         "the newcomer counts, or its joining loses records"
     );
     replica.on_proposal_failed(PartitionEpoch(7));
-    assert!(replica.advance(own(20, 20), &DISK, 60_000));
+    assert!(replica.advance(own(20, 20), &DISK, &everybody, 60_000));
+}
+
+#[test]
+fn nobody_waits_for_a_follower_that_is_fenced_or_another_incarnation_by_now() {
+    for registered in [None, Some(BrokerEpoch(21)), Some(BrokerEpoch(20))] {
+        let mut replica = replica(&[1, 2], &[1], 1, 0, &MEMORY);
+        let active = |id: NodeId| if id == NodeId(2) { registered } else { Some(BrokerEpoch(10)) };
+        // It had everything a moment ago, and did not get into the set.
+        replica.on_follower(fetched(2, 5, 5), own(5, 5), &MEMORY, &|_| None, 5000);
+        let is_waited_for = registered == Some(BrokerEpoch(20));
+        assert!(replica.advance(own(10, 10), &MEMORY, &active, 5001));
+        let expected = if is_waited_for { Offset(5) } else { Offset(10) };
+        assert_eq!(replica.high_watermark(), expected, "{registered:?}");
+    }
 }
 
 #[test]
@@ -154,7 +168,7 @@ fn who_falls_behind_for_too_long_is_to_leave() {
             (tick_ms > 1000).then(|| vec![1, 2])
         );
     }
-    replica.advance(own(1300, 1300), &DISK, 1300);
+    replica.advance(own(1300, 1300), &DISK, &everybody, 1300);
     assert_eq!(replica.high_watermark(), Offset(5), "until the controller agrees, it counts");
 }
 
@@ -186,7 +200,7 @@ fn an_idle_follower_that_has_everything_stays() {
 #[test]
 fn who_showed_everything_while_it_was_fenced_joins_by_itself_once_it_is_not() {
     let mut replica = replica(&[1, 2, 3], &[1], 1, 10, &DISK);
-    replica.advance(own(10, 10), &DISK, 5000);
+    replica.advance(own(10, 10), &DISK, &everybody, 5000);
     let fenced = |id: NodeId| Some(BrokerEpoch(i64::from(id.0) * 10)).filter(|_| id == NodeId(1));
     for (follower, end) in [(2, 10), (3, 9)] {
         let progress = fetched(follower, end, end);
@@ -218,7 +232,7 @@ fn a_new_leader_is_settled_once_the_epochs_before_are_committed() {
     assert!(replica.on_state(led, Some(own(10, 10)), 0));
     assert_eq!((replica.high_watermark(), replica.is_settled()), (Offset(6), false));
     replica.on_follower(fetched(2, 10, 10), own(11, 11), &MEMORY, &everybody, 0);
-    assert!(replica.advance(own(11, 11), &MEMORY, 0));
+    assert!(replica.advance(own(11, 11), &MEMORY, &everybody, 0));
     assert_eq!((replica.high_watermark(), replica.is_settled()), (Offset(10), true));
 }
 
@@ -256,7 +270,7 @@ proptest! {
                 }
                 _ => { replica.on_tick(log, &mode, &everybody, tick_ms); }
             }
-            replica.advance(log, &mode, tick_ms);
+            replica.advance(log, &mode, &everybody, tick_ms);
             let watermark = replica.high_watermark();
             prop_assert!(watermark >= before);
             if watermark > before {
