@@ -4,8 +4,9 @@
 //! counts on no other. Nothing is decided before this leader's term has begun here, nor while an outcome is unknown.
 //!
 //! Rooms: `forward` (commands on a node that does not lead), `sessions` (which brokers are alive, on the node that does), `quorum` (the
-//! metadata log, and its way to other nodes), `members` (who takes part in it).
+//! metadata log, and its way to other nodes), `members` (who takes part in it), `balance` (leaders go back to where they belong).
 
+mod balance;
 mod forward;
 mod members;
 mod quorum;
@@ -13,6 +14,7 @@ mod sessions;
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -66,6 +68,8 @@ pub struct Others {
     pub identity: Arc<Identity>,
     /// `broker.session.timeout.ms`.
     pub session_timeout_ms: u64,
+    /// How often leadership is given back to preferred replicas; `None`: never.
+    pub balance_every_ms: Option<u64>,
     /// How long the quorum hears nothing of its leader, at least, before another is elected.
     pub election_ms: u64,
     /// The listener that brokers use among themselves.
@@ -109,6 +113,8 @@ pub struct Controller {
     /// `None` for a node that is alone.
     others: OnceLock<Others>,
     sessions: Sessions,
+    /// See `balance`.
+    next_balance_ms: AtomicU64,
 }
 
 impl fmt::Debug for Controller {
@@ -173,6 +179,7 @@ impl Controller {
             entropy,
             others: OnceLock::new(),
             sessions: Sessions::default(),
+            next_balance_ms: AtomicU64::new(0),
         })
     }
 

@@ -283,6 +283,7 @@ impl Membership {
             self.state().next_beat_ms = now_ms + u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
         }
         self.controller.check_sessions();
+        self.controller.balance_leaders();
         let next_ms = self.state().next_beat_ms.saturating_sub(self.controller.tick_ms());
         Duration::from_millis(next_ms).min(CHECK_EVERY)
     }

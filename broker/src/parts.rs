@@ -118,6 +118,10 @@ pub fn connect(
         links: Arc::clone(links),
         identity: Arc::clone(&node.identity),
         session_timeout_ms: millis("broker.session.timeout.ms"),
+        balance_every_ms: node
+            .config
+            .flag("auto.leader.rebalance.enable")
+            .then(|| 1000 * millis("leader.imbalance.check.interval.seconds")),
         election_ms: u64::try_from(QUORUM_ELECTION.end.as_millis()).unwrap_or(0),
         listener: Arc::clone(listener),
     });

@@ -109,10 +109,14 @@ fn reassign(cluster: &Cluster, node: usize, replicas: Option<&[i32]>) -> i16 {
 }
 
 fn elect(cluster: &Cluster, election_type: i8) -> i16 {
+    elect_at(cluster, 1, election_type)
+}
+
+fn elect_at(cluster: &Cluster, node: usize, election_type: i8) -> i16 {
     let topic = TopicPartitions { topic: TOPIC.into(), partitions: vec![0] };
     let request =
         ElectLeadersRequest { election_type, topic_partitions: Some(vec![topic]), timeout_ms: 10_000 };
-    let response = cluster.connect(1).call(2, &request);
+    let response = cluster.connect(node).call(2, &request);
     assert_eq!(response.error_code, 0, "{response:?}");
     response.replica_election_results[0].partition_result[0].error_code
 }
@@ -198,6 +202,33 @@ fn leaders_are_elected_on_demand() {
     assert_eq!(elect(&cluster, preferred), ErrorCode::PreferredLeaderNotAvailable.code());
     let nothing = ElectLeadersRequest { election_type: 5, ..Default::default() };
     assert_eq!(cluster.connect(1).call(2, &nothing).error_code, ErrorCode::InvalidRequest.code());
+}
+
+#[test]
+fn leadership_goes_back_to_the_preferred_replica_by_itself() {
+    let cluster = Cluster::up(3, &["--set", "leader.imbalance.check.interval.seconds=1"]);
+    create(&cluster, &[&[1, 2]], &[]);
+    cluster.run(&["kill", "1"]);
+    eventually("node 2 leads", || cluster.partition(2, TOPIC, 0).leader_id == 2);
+    cluster.run(&["start", "1"]);
+    eventually("node 1 leads again", || cluster.partition(2, TOPIC, 0).leader_id == 1);
+}
+
+#[test]
+fn where_it_is_allowed_a_replica_that_is_not_in_sync_leads() {
+    let unclean = 1;
+    let cluster = Cluster::up(3, &[]);
+    create(&cluster, &[&[1, 2]], &[("min.insync.replicas", "1")]);
+    cluster.run(&["kill", "2"]);
+    eventually("node 2 is not in sync", || cluster.partition(1, TOPIC, 0).isr_nodes == [1]);
+    assert_eq!(produced(&produce(&cluster, 1, b"lost")), 0);
+    cluster.run(&["kill", "1"]);
+    // Two of three nodes are needed for anything to be decided.
+    cluster.run(&["start", "2"]);
+    eventually("nobody leads", || cluster.partition(3, TOPIC, 0).leader_id == -1);
+    assert_eq!(elect_at(&cluster, 3, 0), ErrorCode::PreferredLeaderNotAvailable.code());
+    assert_eq!(elect_at(&cluster, 3, unclean), 0);
+    assert_eq!(cluster.partition(3, TOPIC, 0).leader_id, 2);
 }
 
 #[test]
