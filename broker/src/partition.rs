@@ -214,8 +214,7 @@ impl Partition {
             }
         }
         let due = state.advance(&self.host);
-        let watch =
-            state.replica.has_followers() || state.has_flush_limit() && state.unflushed_since_ms.is_some();
+        let watch = state.needs_watch(&self.host);
         drop(state);
         lost.complete();
         due.complete();
@@ -346,9 +345,7 @@ impl Partition {
         let late = Due::told(told(state.waiting.timed_out(tick_ms), Err(why)));
         let proposal = state.lagging(&self.host, tick_ms);
         let due = state.advance(&self.host);
-        let more = !state.waiting.is_empty()
-            || state.replica.has_followers()
-            || state.has_flush_limit() && state.unflushed_since_ms.is_some();
+        let more = state.needs_watch(&self.host);
         if !more {
             // Under the lock: whoever appends next puts it on the list again.
             self.watched.store(false, Ordering::Release);
@@ -489,6 +486,15 @@ impl State {
         let mode = self.mode(host);
         let image = host.image.load();
         self.replica.on_tick(own, &mode, &active(&image), tick_ms)
+    }
+
+    /// Whether something may become late here.
+    fn needs_watch(&self, host: &Host) -> bool {
+        let unsettled = || {
+            let active = |id| active(&host.image.load())(id);
+            self.own().is_some_and(|own| self.replica.is_unsettled(own, &self.mode(host), &active))
+        };
+        !self.waiting.is_empty() || self.has_flush_limit() && self.unflushed_since_ms.is_some() || unsettled()
     }
 
     /// Whether `flush.ms` limits how long records wait for a flush.

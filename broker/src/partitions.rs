@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use ottla_machine::controller::image::{ConfigKind, DiffItem, Image, PartitionState};
-use ottla_protocol::types::TopicId;
+use ottla_protocol::types::{NodeId, TopicId};
 use ottla_storage::{Removal, StorageError};
 
 use crate::config::{Config, TopicConfig};
@@ -118,10 +118,28 @@ impl Partitions {
         result
     }
 
+    /// Partitions that lack a replica which is there again are looked after until it is in sync: where nothing is written, nobody else
+    /// would notice it.
+    fn welcome(&self, image: &Image, returned: &[NodeId]) {
+        let me = self.host.me;
+        for topic in image.topics.values() {
+            for (index, placed) in (0..).zip(topic.partitions.iter()) {
+                let lacks = |id| placed.replicas.contains(id) && !placed.isr.contains(id);
+                if placed.leader == me
+                    && returned.iter().any(lacks)
+                    && let Some(partition) = self.get(topic.id, index)
+                {
+                    partition.want_watch();
+                }
+            }
+        }
+    }
+
     /// Follows the step from one image to the next.
     pub fn on_image(&self, before: &Image, image: &Image) {
         let changed = Changed::between(before, image);
         let mut removals = Vec::new();
+        let returned = returned(before, image);
         {
             let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
             for id in &changed.gone {
@@ -167,6 +185,9 @@ impl Partitions {
                 }
             }
         }
+        if !returned.is_empty() {
+            self.welcome(image, &returned);
+        }
         if !removals.is_empty() {
             self.host.flusher.run_job(move || run_all(removals));
         }
@@ -179,6 +200,22 @@ fn run_all(removals: Vec<Removal>) {
             tracing::error!("deleted files stay: {error}");
         }
     }
+}
+
+/// Brokers that may be in sync from here on, and could not before.
+fn returned(before: &Image, image: &Image) -> Vec<NodeId> {
+    let mut returned = Vec::new();
+    for item in before.brokers.diff(&image.brokers) {
+        let (was, is) = match item {
+            DiffItem::Add(_, new) => (None, new),
+            DiffItem::Update { old: (_, old), new: (_, new) } => (Some(old), new),
+            DiffItem::Remove(..) => continue,
+        };
+        if is.is_active() && !was.is_some_and(|was| was.is_active()) {
+            returned.push(is.id);
+        }
+    }
+    returned
 }
 
 /// The topics between two images: finding them costs what changed, not what there is.

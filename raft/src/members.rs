@@ -78,7 +78,8 @@ impl MetadataLog {
 
     /// Calls `told` on the log's thread whenever there is another leader, term, or membership, and once at the beginning.
     pub fn watch(&self, mut told: impl FnMut(Status) + Send + 'static) {
-        let mut metrics = self.raft.metrics();
+        // Of these there are news only when there are any to tell: the others change with every heartbeat.
+        let (mut news, metrics) = (self.raft.server_metrics(), self.raft.metrics());
         self.handle.spawn(async move {
             let key = |status: &Status| {
                 let Status { leader, term, voters, learners, identities, .. } = status.clone();
@@ -86,12 +87,13 @@ impl MetadataLog {
             };
             let mut last = None;
             loop {
+                // They are published together, these last.
                 let status = status_of(&metrics.borrow_watched());
                 if last.as_ref() != Some(&key(&status)) {
                     last = Some(key(&status));
                     told(status);
                 }
-                if metrics.changed().await.is_err() {
+                if news.changed().await.is_err() {
                     return;
                 }
             }
@@ -100,17 +102,13 @@ impl MetadataLog {
 
     /// Calls `told` on the log's thread with the reason when the log stops by itself: it goes on only after another start.
     pub fn when_stopped(&self, told: impl FnOnce(String) + Send + 'static) {
-        let mut metrics = self.raft.metrics();
+        let (mut news, metrics) = (self.raft.server_metrics(), self.raft.metrics());
         self.handle.spawn(async move {
-            loop {
-                match metrics.borrow_watched().running_state.clone() {
-                    Ok(()) => {}
-                    Err(Fatal::Stopped) => return,
-                    Err(reason) => return told(reason.to_string()),
-                }
-                if metrics.changed().await.is_err() {
-                    return;
-                }
+            // They end when it has stopped; its last word is the reason.
+            while news.changed().await.is_ok() {}
+            match metrics.borrow_watched().running_state.clone() {
+                Ok(()) | Err(Fatal::Stopped) => {}
+                Err(reason) => told(reason.to_string()),
             }
         });
     }

@@ -123,7 +123,7 @@ impl Partition {
                 return Followed::Stopped;
             }
         };
-        self.settle(state, due, false);
+        self.settle(state, due);
         Followed::On
     }
 

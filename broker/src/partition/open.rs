@@ -54,7 +54,7 @@ impl Partition {
                 if unflushed {
                     self.want_flush();
                 }
-                if state.replica.has_followers() {
+                if state.needs_watch(&self.host) {
                     self.want_watch();
                 }
                 Ok(())

@@ -220,24 +220,21 @@ impl Partition {
         for place in &state.followers {
             place.wake();
         }
-        let mut watch = false;
         if let Some(on_committed) = on_committed {
             if appended.end <= state.replica.high_watermark() {
                 due.committed.push((on_committed, Ok(())));
             } else {
                 state.waiting.push(appended.end, request.deadline_ms, on_committed);
-                watch = true;
             }
         }
-        self.settle(state, due, watch);
+        self.settle(state, due);
         Ok(appended)
     }
 
     /// After an append: whoever is due is told once the lock is released, and what is to be done about the new bytes is asked for.
-    /// `watch`: something may become late.
-    pub(super) fn settle(self: &Arc<Self>, state: MutexGuard<'_, State>, due: Due, watch: bool) {
+    pub(super) fn settle(self: &Arc<Self>, state: MutexGuard<'_, State>, due: Due) {
         let flush = state.wants_flush();
-        let watch = watch || state.has_flush_limit() && state.unflushed_since_ms.is_some();
+        let watch = state.needs_watch(&self.host);
         drop(state);
         due.complete();
         if flush {

@@ -341,6 +341,11 @@ impl Replica {
         self.propose(isr, active)
     }
 
+    /// Replicas that are not in sync.
+    fn outside(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.state.replicas.iter().filter(|id| !self.state.isr.contains(id)).copied()
+    }
+
     fn propose(&mut self, isr: Nodes, active: Active<'_>) -> Option<IsrProposal> {
         let leading = self.leading.as_mut()?;
         let epoch_of = |id: &NodeId| (*id, active(*id).unwrap_or(BrokerEpoch(-1)));
@@ -362,10 +367,15 @@ impl Replica {
         }
     }
 
-    /// Whether time alone may change something here.
+    /// Whether time alone may change something here: a member of the in-sync set lacks something, or a replica that is there is no
+    /// member. Where everybody has everything there is nothing to look after, however many partitions that are.
     #[must_use]
-    pub fn has_followers(&self) -> bool {
-        self.leading.as_ref().is_some_and(|leading| !leading.followers.is_empty())
+    pub fn is_unsettled(&self, own: OwnLog, mode: &Mode, active: Active<'_>) -> bool {
+        let Some(leading) = &self.leading else { return false };
+        let lacks = |(id, follower): (&NodeId, &Follower)| {
+            self.state.isr.contains(id) && follower.reached(mode) < own.end
+        };
+        leading.followers.iter().any(lacks) || self.outside().any(|id| active(id).is_some())
     }
 
     /// The followers, while this node leads.

@@ -156,6 +156,22 @@ fn nobody_waits_for_a_follower_that_is_fenced_or_another_incarnation_by_now() {
 }
 
 #[test]
+fn a_replica_that_is_back_and_has_everything_joins_without_a_fetch() {
+    let mut replica = replica(&[1, 2], &[1, 2], 1, 0, &DISK);
+    let log = own(10, 10);
+    let only_me = |id| (id == NodeId(1)).then_some(BrokerEpoch(10));
+    assert!(replica.is_unsettled(log, &DISK, &everybody), "nobody knows what node 2 has");
+    replica.on_follower(fetched(2, 10, 10), log, &DISK, &everybody, 100);
+    assert!(!replica.is_unsettled(log, &DISK, &everybody), "it has everything");
+    let lost = PartitionState { partition_epoch: PartitionEpoch(8), ..state(&[1, 2], &[1], 1) };
+    replica.on_state(lost, Some(log), 200);
+    assert!(!replica.is_unsettled(log, &DISK, &only_me), "there is nobody who could join");
+    assert_eq!(replica.on_tick(log, &DISK, &only_me, 300), None);
+    assert!(replica.is_unsettled(log, &DISK, &everybody));
+    assert_eq!(members(replica.on_tick(log, &DISK, &everybody, 300)), Some(vec![1, 2]));
+}
+
+#[test]
 fn who_falls_behind_for_too_long_is_to_leave() {
     let mut replica = replica(&[1, 2, 3], &[1, 2, 3], 1, 0, &DISK);
     for tick_ms in [0, 600, 1200] {
