@@ -25,3 +25,4 @@ pub mod peers;
 pub mod replicators;
 pub mod session;
 pub mod start;
+pub mod throttle;

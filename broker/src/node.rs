@@ -23,6 +23,7 @@ use crate::overdue::Overdue;
 use crate::partitions::Partitions;
 use crate::peers::Identity;
 use crate::replicators::Replicators;
+use crate::throttle::Throttle;
 
 /// Everything that a handler may reach, shared by the workers.
 pub struct Node {
@@ -51,6 +52,7 @@ pub struct Node {
     pub founding: Arc<Founding>,
     /// What follows other brokers; empty for a node that is alone.
     pub(crate) replicators: Arc<OnceLock<Arc<Replicators>>>,
+    pub(crate) throttle: Throttle,
     pub(crate) producer_ids: ProducerIds,
     /// `fetch.max.bytes`: looked up once, for every fetch asks for it.
     pub(crate) fetch_bytes_max: usize,
@@ -141,6 +143,7 @@ impl Node {
             founding: Founding::load(Arc::clone(&log_dir), Arc::clone(&identity)),
             identity,
             replicators: Arc::default(),
+            throttle: Throttle::new(id, Arc::clone(&config)),
             producer_ids: ProducerIds::default(),
             fetch_bytes_max: usize::MAX,
             fetch_sessions: Mutex::new(FetchSessions::new(10)),

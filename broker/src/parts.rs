@@ -29,6 +29,7 @@ use crate::partitions::Partitions;
 use crate::peers::Identity;
 use crate::peers::links::Links;
 use crate::replicators::{OnLeader, ReplicatorSettings, Replicators};
+use crate::throttle::Throttle;
 
 /// See the module.
 #[derive(Debug)]
@@ -81,6 +82,7 @@ impl Parts {
         Arc::new(Node {
             coordinators,
             janitor: OnceLock::new(),
+            throttle: Throttle::new(id, Arc::clone(&config)),
             producer_ids: ProducerIds::default(),
             fetch_bytes_max: usize::try_from(config.number("fetch.max.bytes")).unwrap_or(usize::MAX),
             fetch_sessions: Mutex::new(FetchSessions::new(slots)),

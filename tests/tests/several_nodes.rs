@@ -163,6 +163,38 @@ fn a_reassigned_partition_moves_with_its_records_and_leaves_no_files() {
 }
 
 #[test]
+fn a_throttle_slows_the_copying_and_its_removal_ends_that() {
+    let cluster = Cluster::up(3, &["--set", "leader.replication.throttled.rate=100000"]);
+    create(&cluster, &[&[1, 2]], &[("leader.replication.throttled.replicas", "0:1,0:2")]);
+    let record = vec![b'x'; 200_000];
+    for _ in 0..10 {
+        assert_eq!(produced(&produce(&cluster, 1, &record)), 0, "who is in sync is not held up");
+    }
+    assert_eq!(reassign(&cluster, 1, Some(&[1, 3])), 0);
+    // 2 MB at 100 kB a second would take twenty seconds.
+    let list = ListPartitionReassignmentsRequest { timeout_ms: 10_000, topics: None };
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < std::time::Duration::from_secs(2) {
+        assert_eq!(cluster.connect(1).call(0, &list).topics.len(), 1, "it is under way");
+    }
+    let config = incremental_alter_configs_request::AlterableConfig {
+        name: "leader.replication.throttled.replicas".into(),
+        config_operation: 1,
+        value: None,
+    };
+    let resource = incremental_alter_configs_request::AlterConfigsResource {
+        resource_type: 2,
+        resource_name: TOPIC.into(),
+        configs: vec![config],
+    };
+    let request = IncrementalAlterConfigsRequest { resources: vec![resource], validate_only: false };
+    assert_eq!(cluster.connect(1).call(1, &request).responses[0].error_code, 0);
+    let freed = std::time::Instant::now();
+    eventually("it is complete", || cluster.connect(1).call(0, &list).topics.is_empty());
+    assert!(freed.elapsed() < std::time::Duration::from_secs(10), "{:?}", freed.elapsed());
+}
+
+#[test]
 fn a_reassignment_that_waits_for_a_dead_node_is_listed_and_can_be_cancelled() {
     let cluster = Cluster::up(3, &[]);
     create(&cluster, &[&[1, 2]], &[]);

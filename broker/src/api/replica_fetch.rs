@@ -30,6 +30,8 @@ pub(crate) struct ReplicaSession {
     index: HashMap<(TopicId, i32), usize>,
     /// Refusals of wishes that came beside a fetch: the next answer tells them.
     refused: Vec<Part>,
+    /// Places that a throttle holds back: every fetch looks at them again.
+    held_back: Vec<usize>,
 }
 
 #[derive(Debug)]
@@ -90,10 +92,11 @@ pub fn fetch(cx: &mut RequestContext<'_>, request: ReplicaFetchRequest) -> Reply
         }
     }
     asked.extend(session.signal.take().into_iter().map(|at| at as usize));
+    asked.append(&mut session.held_back);
     asked.sort_unstable();
     asked.dedup();
     let max_bytes = usize::try_from(request.max_bytes).unwrap_or(0);
-    session.look(&node, &asked, max_bytes, &mut parts);
+    session.look(&node, follower, &asked, max_bytes, &mut parts);
     if !parts.is_empty() || request.max_wait_ms <= 0 {
         return Reply::Pieces(respond(parts));
     }
@@ -102,7 +105,7 @@ pub fn fetch(cx: &mut RequestContext<'_>, request: ReplicaFetchRequest) -> Reply
     if let Some(peer) = cx.connection.node.as_deref() {
         peer.session.signal.park(wakeup);
     }
-    Reply::Park(Box::new(Waiting { deadline_ms, max_bytes }))
+    Reply::Park(Box::new(Waiting { follower, deadline_ms, max_bytes }))
 }
 
 /// A follower says what it has, or wants more partitions, while its fetch waits. Not answered.
@@ -145,6 +148,7 @@ fn follower(cx: &RequestContext<'_>) -> Result<(NodeId, BrokerEpoch), ErrorCode>
 }
 
 struct Waiting {
+    follower: NodeId,
     deadline_ms: u64,
     max_bytes: usize,
 }
@@ -160,7 +164,7 @@ impl Parked for Waiting {
         let session = &mut cx.connection.node.as_deref_mut()?.session;
         let places: Vec<usize> = session.signal.take().into_iter().map(|at| at as usize).collect();
         let mut parts = std::mem::take(&mut session.refused);
-        session.look(&node, &places, self.max_bytes, &mut parts);
+        session.look(&node, self.follower, &places, self.max_bytes, &mut parts);
         if parts.is_empty() && why == Resume::Woken {
             session.signal.park(wakeup);
             return None;
@@ -221,8 +225,17 @@ impl ReplicaSession {
     }
 
     /// Looks at some partitions, and notes what there is to tell.
-    fn look(&mut self, node: &Node, places: &[usize], max_bytes: usize, parts: &mut Vec<Part>) {
+    fn look(
+        &mut self,
+        node: &Node,
+        follower: NodeId,
+        places: &[usize],
+        max_bytes: usize,
+        parts: &mut Vec<Part>,
+    ) {
         let (mut bytes, mut gone) = (0, Vec::new());
+        let image = node.image.load();
+        let rate = node.throttle.rate(&image);
         for at in places {
             let Some(Some(held)) = self.places.get_mut(*at) else { continue };
             held.place.clear();
@@ -231,10 +244,19 @@ impl ReplicaSession {
                 held.place.note();
                 continue;
             }
+            let throttled =
+                rate.filter(|_| node.throttle.concerns(&image, held.wish.topic, held.wish.index, follower));
+            if throttled.is_some_and(|rate| !node.throttle.lets_through(rate, node.clock.tick_ms())) {
+                self.held_back.push(*at);
+                continue;
+            }
             let room = (max_bytes - bytes).min(PARTITION_BYTES_MAX);
             match held.look(node, room, bytes == 0) {
                 Ok(Some(part)) => {
                     bytes += part.2;
+                    if throttled.is_some() {
+                        node.throttle.note(part.2);
+                    }
                     parts.push(part);
                 }
                 Ok(None) => {}

@@ -122,7 +122,7 @@ pub(super) const BROKER_SETTINGS: &[Setting] = &[
     Setting { name: "kafka.metrics.polling.interval.secs", kind: Int, default: Some("10"), valid: Between(1, i64::MAX), effect: JvmOnly, dynamic: false, doc: "" },
     Setting { name: "kafka.metrics.reporters", kind: List, default: Some(""), valid: Any, effect: JvmOnly, dynamic: false, doc: "" },
     Setting { name: "leader.imbalance.check.interval.seconds", kind: Long, default: Some("300"), valid: Between(1, i64::MAX), effect: Acts, dynamic: false, doc: "How often it does, in seconds." },
-    Setting { name: "leader.replication.throttled.rate", kind: Long, default: None, valid: Between(0, i64::MAX), effect: NotYet, dynamic: true, doc: "Bytes per second that this broker sends to followers of throttled replicas." },
+    Setting { name: "leader.replication.throttled.rate", kind: Long, default: None, valid: Between(0, i64::MAX), effect: Acts, dynamic: true, doc: "Bytes per second that this broker sends, of leaders in leader.replication.throttled.replicas, to followers out of sync." },
     Setting { name: "listener.security.protocol.map", kind: Text, default: Some("SASL_SSL:SASL_SSL,PLAINTEXT:PLAINTEXT,SSL:SSL,SASL_PLAINTEXT:SASL_PLAINTEXT"), valid: Any, effect: Acts, dynamic: false, doc: "The security protocol of each listener name; PLAINTEXT is what this version speaks." },
     Setting { name: "listeners", kind: List, default: Some("PLAINTEXT://localhost:9092"), valid: Any, effect: Acts, dynamic: false, doc: "Where this node listens, as NAME://host:port." },
     Setting { name: "log.cleaner.backoff.ms", kind: Long, default: Some("15000"), valid: Between(0, i64::MAX), effect: Acts, dynamic: false, doc: "How long the cleaner rests when there is nothing to clean." },
