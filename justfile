@@ -24,6 +24,10 @@ examples *ARGS:
 fuzz *ARGS:
     bash tests/fuzz {{ARGS}}
 
+# Whole clusters under seeds: --seeds N [--from S] [--seconds T], or --seed S --trace for one of them with everything that happened.
+sim *ARGS:
+    cargo run --quiet --profile sim -p ottla-tests --bin sim -- {{ARGS}}
+
 # Benchmarks of the parts.
 bench:
     cargo bench -p ottla-benches

@@ -3,6 +3,7 @@
 //! Lock order: a partition's lock is the innermost but for those inside storage; replies are completed after it is released.
 
 mod follow;
+mod inspect;
 mod keeping;
 mod lead;
 mod open;
@@ -34,6 +35,7 @@ use crate::in_sync::InSync;
 use crate::overdue::Overdue;
 
 pub use follow::{Followed, LeaderAnswer};
+pub use inspect::Inspection;
 pub use lead::{FollowerSignal, Place, ReplicaAnswer, Wish};
 pub(crate) use produce::storage_code;
 pub use produce::{AppendRequest, Appended, Refused};

@@ -27,6 +27,10 @@ impl Default for Waiting {
 }
 
 impl Waiting {
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }

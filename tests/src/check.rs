@@ -1,0 +1,86 @@
+//! What must hold in every run, one invariant in each file. All of it looks from outside: at logs, images and what clients were told.
+
+pub mod acknowledged;
+pub mod bounded;
+pub mod idempotence;
+pub mod image;
+pub mod in_sync;
+pub mod liveness;
+pub mod logs;
+pub mod one_leader;
+pub mod replayed;
+pub mod watermark;
+
+use std::sync::Arc;
+
+use ottla::partition::{Inspection, Partition};
+
+/// Something that must never be.
+#[derive(Clone, Debug)]
+pub struct Violation {
+    pub check: &'static str,
+    pub what: String,
+}
+
+impl Violation {
+    fn new(check: &'static str, what: String) -> Self {
+        Self { check, what }
+    }
+}
+
+/// A partition on a node, at one moment.
+pub struct Look {
+    pub node: usize,
+    /// Which process of the node.
+    pub life: u64,
+    pub partition: Arc<Partition>,
+    pub seen: Inspection,
+}
+
+impl Look {
+    fn name(&self) -> String {
+        format!("partition {} on node {} (life {})", self.partition.index, self.node + 1, self.life)
+    }
+}
+
+/// All of them, and what they remember.
+#[derive(Debug, Default)]
+pub struct Checks {
+    pub logs: logs::LogsMatch,
+    pub acknowledged: acknowledged::Acknowledged,
+    pub idempotence: idempotence::Idempotence,
+    pub images: image::Images,
+    pub in_sync: in_sync::InSyncRules,
+    one_leader: one_leader::OneLeader,
+    watermark: watermark::Watermark,
+    replayed: replayed::Replayed,
+}
+
+impl Checks {
+    /// Looks at every partition of every node.
+    ///
+    /// # Errors
+    /// The first violation.
+    pub fn look(&mut self, looks: &[Look]) -> Result<(), Violation> {
+        for look in looks {
+            self.one_leader.look(look)?;
+            self.watermark.look(look)?;
+            bounded::look(look)?;
+        }
+        for look in looks {
+            let committed = self.logs.look(look)?;
+            self.idempotence.see(look.partition.index, &committed)?;
+            self.acknowledged.committed(look.partition.index, &committed)?;
+        }
+        self.replayed.look(looks)
+    }
+
+    /// The last look: `made` says of each producer its partition, and how many records it made and was told to be there.
+    ///
+    /// # Errors
+    /// The first violation.
+    pub fn finish(&self, made: &[(usize, i32, u64)]) -> Result<(), Violation> {
+        self.acknowledged.finish()?;
+        self.idempotence.finish(made)
+    }
+}

@@ -1,0 +1,91 @@
+//! What every image says of leaders and in-sync sets: a leader is in the set and may lead, nobody is in the set or eligible that is no
+//! replica or fenced beside others, epochs only grow, and an epoch has one leader.
+
+use std::collections::BTreeMap;
+
+use ottla_machine::controller::image::{Image, PartitionState};
+use ottla_protocol::types::{NodeId, TopicId};
+
+use super::Violation;
+
+#[derive(Debug, Default)]
+pub struct InSyncRules {
+    version: u64,
+    last: BTreeMap<(TopicId, usize), PartitionState>,
+    pub leader_changes: u64,
+}
+
+impl InSyncRules {
+    /// Some node has this image.
+    ///
+    /// # Errors
+    /// It breaks a rule.
+    pub fn see(&mut self, image: &Image) -> Result<(), Violation> {
+        if image.version <= self.version {
+            return Ok(());
+        }
+        self.version = image.version;
+        for (id, topic) in &image.topics {
+            for (index, state) in topic.partitions.iter().enumerate() {
+                let before = self.last.get(&(*id, index));
+                if before.is_some_and(|before| {
+                    before.partition_epoch == state.partition_epoch && before == &**state
+                }) {
+                    continue;
+                }
+                if let Some(what) = fault(image, before, state) {
+                    let what = format!(
+                        "version {}: {}-{index}: {what}: {state:?} after {before:?}",
+                        image.version, topic.name
+                    );
+                    return Err(Violation::new("in-sync sets keep the rules", what));
+                }
+                self.leader_changes += u64::from(before.is_some_and(|before| before.leader != state.leader));
+                self.last.insert((*id, index), PartitionState::clone(state));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn fault(image: &Image, before: Option<&PartitionState>, state: &PartitionState) -> Option<&'static str> {
+    let is_active = |id: &NodeId| image.broker(*id).is_some_and(|broker| broker.is_active());
+    if state.leader != NodeId::NONE && !state.isr.contains(&state.leader) {
+        return Some("the leader is not in sync");
+    }
+    if state.leader != NodeId::NONE && image.broker(state.leader).is_none_or(|broker| broker.fenced) {
+        return Some("the leader is fenced");
+    }
+    if state.isr.iter().chain(&state.elr).any(|id| !state.replicas.contains(id)) {
+        return Some("somebody is in sync, or eligible, who is no replica");
+    }
+    if state.isr.iter().any(|id| state.elr.contains(id)) {
+        return Some("somebody is in sync and eligible");
+    }
+    if state.isr.len() > 1 && state.isr.iter().any(|id| image.broker(*id).is_none_or(|broker| broker.fenced))
+    {
+        return Some("somebody is in sync beside others, and fenced");
+    }
+    let Some(before) = before else { return None };
+    if state.leader_epoch < before.leader_epoch || state.partition_epoch < before.partition_epoch {
+        return Some("an epoch has gone back");
+    }
+    if state.leader != before.leader && state.leader_epoch == before.leader_epoch {
+        return Some("the leader has changed, and its epoch has not");
+    }
+    // An entry may hold several decisions: what lay between the two states cannot be seen.
+    if state.partition_epoch.0 > before.partition_epoch.0 + 1 {
+        return None;
+    }
+    let joined = |id: &&NodeId| !before.isr.contains(id) && **id != state.leader;
+    if state.isr.iter().filter(joined).any(|id| !is_active(id)) {
+        return Some("somebody has joined who may not");
+    }
+    let held = |id: &NodeId| {
+        before.isr.contains(id) || before.elr.contains(id) || before.last_known_elr.contains(id)
+    };
+    if state.leader != NodeId::NONE && state.leader != before.leader && !held(&state.leader) {
+        return Some("a leader was elected who was neither in sync nor eligible");
+    }
+    None
+}

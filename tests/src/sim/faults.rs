@@ -1,0 +1,224 @@
+//! What goes wrong, when, and how it ends.
+
+use std::sync::PoisonError;
+
+use ottla_machine::controller::command::{Command, Reassignment};
+use ottla_protocol::types::NodeId;
+use ottla_storage::memory::Crash;
+use rand::Rng as _;
+use rand::seq::SliceRandom as _;
+
+use super::net::{CLIENTS, PARTIES};
+use super::plan::Fault;
+use super::world::{Event, TOPIC, World};
+
+/// What of a fault ends later.
+#[derive(Clone, Copy, Debug)]
+pub enum Mend {
+    Cut(usize, usize),
+    Disk(usize),
+    Space(usize),
+    Rate(usize),
+    Delay,
+    Stop(usize, u64),
+}
+
+impl World {
+    pub(super) fn on_fault(&mut self) {
+        if self.is_calm {
+            return;
+        }
+        let every = self.plan.fault_us;
+        let next = self.now_us + self.rng.random_range(every / 4..every * 2);
+        self.schedule(next, Event::Fault);
+        if self.plan.faults.is_empty() {
+            return;
+        }
+        let fault = self.plan.faults[self.rng.random_range(0..self.plan.faults.len())];
+        let n = self.rng.random_range(0..self.nodes.len());
+        *self.stats.faults.entry(fault).or_default() += 1;
+        self.trace.line(self.now_us, &format!("fault: {fault:?} (node {})", n + 1));
+        self.strike(fault, n);
+    }
+
+    fn strike(&mut self, fault: Fault, n: usize) {
+        let all = 0..self.nodes.len();
+        match fault {
+            Fault::Kill => self.fell(n, Crash::Kill),
+            Fault::KillAll => all.for_each(|n| self.fell(n, Crash::Kill)),
+            Fault::PowerLoss => self.fell(n, Crash::PowerLoss),
+            Fault::PowerLossAll => all.for_each(|n| self.fell(n, Crash::PowerLoss)),
+            Fault::Restart => self.leave(n),
+            Fault::Pause => {
+                let long = self.rng.random_range(0..3) == 0;
+                let for_us = if long { 2_000_000..15_000_000 } else { 20_000..1_500_000 };
+                self.nodes[n].paused_until_us = self.now_us + self.rng.random_range(for_us);
+            }
+            Fault::ClockJump => {
+                // Within what message.timestamp.after.max.ms forgives.
+                let skew_ms = self.rng.random_range(-1_500_000..1_500_000);
+                let by = skew_ms - self.nodes[n].skew_ms;
+                self.nodes[n].skew_ms = skew_ms;
+                if let Some(live) = &self.nodes[n].live {
+                    live.node.clock.jump_ms(by);
+                }
+            }
+            Fault::ClockDrift => {
+                self.nodes[n].rate = self.rng.random_range(800..1_250);
+                self.mend_later(1_000_000..20_000_000, Mend::Rate(n));
+            }
+            Fault::Delay => {
+                self.delay_us = self.rng.random_range(1_000..800_000);
+                self.mend_later(200_000..8_000_000, Mend::Delay);
+            }
+            Fault::OneWayCut => {
+                let (from, to) = (self.rng.random_range(0..PARTIES), n);
+                if from != to {
+                    let (from, to) = if self.rng.random() { (from, to) } else { (to, from) };
+                    self.cut(from, to, 100_000..12_000_000);
+                }
+            }
+            Fault::Partition => {
+                let with_clients = self.rng.random_range(0..3) == 0;
+                let for_us = self.rng.random_range(100_000..15_000_000);
+                for other in (0..PARTIES).filter(|other| *other != n) {
+                    if other != CLIENTS || with_clients {
+                        self.cut(n, other, for_us..for_us + 1);
+                        self.cut(other, n, for_us..for_us + 1);
+                    }
+                }
+            }
+            Fault::SlowDisk => {
+                self.nodes[n].disk_slowness = [5, 50, 1_000][self.rng.random_range(0..3)];
+                self.mend_later(200_000..8_000_000, Mend::Disk(n));
+            }
+            Fault::FailingSync => {
+                if self.nodes.iter().any(|node| node.distrusts_disk) {
+                    return;
+                }
+                self.nodes[n].disk.set_failing_syncs(true);
+                self.nodes[n].distrusts_disk = true;
+                self.mend_later(50_000..2_000_000, Mend::Disk(n));
+            }
+            Fault::FullDisk => {
+                let used = self.nodes[n].disk.used();
+                self.nodes[n].disk.set_capacity(Some(used + self.rng.random_range(0..20_000)));
+                self.mend_later(200_000..8_000_000, Mend::Space(n));
+            }
+            Fault::Election => self.elect(None),
+            Fault::Reassign => self.reassign(n),
+            Fault::Reset => {
+                let ids: Vec<u64> =
+                    self.conns.iter().filter(|(_, conn)| conn.is_open).map(|(id, _)| *id).collect();
+                for id in ids {
+                    if self.rng.random_range(0..4) == 0 {
+                        self.close(id, 1);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Ends a process or a machine, and starts it again later.
+    fn fell(&mut self, n: usize, crash: Crash) {
+        // A disk that lied once is honest again only after its machine was: nobody goes on after a failed sync.
+        let crash = if self.nodes[n].distrusts_disk { Crash::PowerLoss } else { crash };
+        if crash == Crash::PowerLoss {
+            self.nodes[n].disk.set_failing_syncs(false);
+        }
+        self.crash(n, crash);
+        let quick = self.rng.random();
+        let after = if quick { 50_000..800_000 } else { 1_000_000..10_000_000 };
+        let at = self.now_us + self.rng.random_range(after);
+        self.schedule(at, Event::Boot { node: n });
+    }
+
+    /// A process asks to be let go, waits a while, and stops.
+    fn leave(&mut self, n: usize) {
+        if self.nodes[n].distrusts_disk {
+            return self.fell(n, Crash::PowerLoss);
+        }
+        let Some(live) = self.nodes[n].live.as_ref() else { return };
+        let (life, id, epoch) = (live.life, live.node.id, live.node.identity.epoch());
+        live.node.controller.submit(Command::ShutDownBroker { id, epoch }, |_| {});
+        self.drain(n);
+        let at = self.now_us + self.rng.random_range(20_000..3_000_000);
+        self.schedule(at, Event::Mend(Mend::Stop(n, life)));
+    }
+
+    fn mend_later(&mut self, after_us: std::ops::Range<u64>, mend: Mend) {
+        let at = self.now_us + self.rng.random_range(after_us);
+        self.schedule(at, Event::Mend(mend));
+    }
+
+    fn cut(&mut self, from: usize, to: usize, for_us: std::ops::Range<u64>) {
+        self.reach.lock().unwrap_or_else(PoisonError::into_inner).cut[from][to] = true;
+        self.mend_later(for_us, Mend::Cut(from, to));
+    }
+
+    fn reassign(&mut self, n: usize) {
+        let Some(live) = self.nodes[n].live.as_ref() else { return };
+        let mut to: Vec<NodeId> = (1..=3).map(NodeId).collect();
+        to.shuffle(&mut self.rng);
+        // Two replicas still make the minimum.
+        to.truncate(self.rng.random_range(2..=3));
+        let change = Reassignment {
+            topic: TOPIC.to_owned(),
+            index: self.rng.random_range(0..self.plan.partitions),
+            replicas: (self.rng.random_range(0..5) > 0).then_some(to),
+        };
+        let command = Command::AlterReassignments { changes: vec![change], may_change_factor: true };
+        live.node.controller.submit(command, |_| {});
+        self.drain(n);
+    }
+
+    pub(super) fn on_mend(&mut self, mend: Mend) {
+        match mend {
+            Mend::Cut(from, to) => {
+                self.reach.lock().unwrap_or_else(PoisonError::into_inner).cut[from][to] = false;
+            }
+            Mend::Disk(n) => {
+                self.nodes[n].disk.set_failing_syncs(false);
+                self.nodes[n].disk_slowness = 1;
+            }
+            Mend::Space(n) => self.nodes[n].disk.set_capacity(None),
+            Mend::Rate(n) => self.nodes[n].rate = 1_000,
+            Mend::Delay => self.delay_us = 0,
+            Mend::Stop(n, life) if self.is_life(n, life) => {
+                self.stop(n);
+                let at = self.now_us + self.rng.random_range(50_000..3_000_000);
+                self.schedule(at, Event::Boot { node: n });
+            }
+            Mend::Stop(..) => {}
+        }
+    }
+
+    /// From here on nothing goes wrong any more.
+    pub(super) fn calm_down(&mut self) {
+        self.is_calm = true;
+        self.trace.line(self.now_us, "faults are over");
+        for n in 0..self.nodes.len() {
+            for mend in [Mend::Disk(n), Mend::Space(n), Mend::Rate(n)] {
+                self.on_mend(mend);
+            }
+            self.nodes[n].paused_until_us = 0;
+            for m in 0..PARTIES {
+                self.on_mend(Mend::Cut(n, m));
+                self.on_mend(Mend::Cut(m, n));
+            }
+            // Logs that a failed disk took offline come back with a start: an operator sees to that.
+            let is_offline = self.nodes[n].live.as_ref().is_some_and(|live| {
+                live.node.partitions.all().iter().any(|partition| {
+                    let seen = partition.inspect();
+                    seen.offline.is_some() || seen.is_damaged
+                })
+            });
+            if self.nodes[n].distrusts_disk || is_offline {
+                self.fell(n, Crash::Kill);
+            } else if self.nodes[n].live.is_none() {
+                self.schedule(self.now_us + 500_000, Event::Boot { node: n });
+            }
+        }
+        self.on_mend(Mend::Delay);
+    }
+}
