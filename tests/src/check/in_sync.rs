@@ -66,7 +66,7 @@ fn fault(image: &Image, before: Option<&PartitionState>, state: &PartitionState)
     {
         return Some("somebody is in sync beside others, and fenced");
     }
-    let Some(before) = before else { return None };
+    let before = before?;
     if state.leader_epoch < before.leader_epoch || state.partition_epoch < before.partition_epoch {
         return Some("an epoch has gone back");
     }

@@ -69,6 +69,7 @@ fn line_key(line: Line) -> u8 {
         Line::Quorum => 0,
         Line::Commands => 1,
         Line::Beats => 2,
+        Line::Asked => 3,
     }
 }
 
