@@ -26,6 +26,33 @@ impl Client {
         Self { stream, client_id: Some("ottla-tests".to_owned()), next_id: 1 }
     }
 
+    /// For a broker that may not be there, or may not answer within `patience`.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn try_connect(address: SocketAddr, patience: Duration) -> io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&address, patience)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(patience))?;
+        stream.set_write_timeout(Some(patience))?;
+        Ok(Self { stream, client_id: Some("ottla-tests".to_owned()), next_id: 1 })
+    }
+
+    /// Sends a request and reads its answer, if the broker lives so long.
+    ///
+    /// # Errors
+    /// It does not, or takes too long.
+    pub fn try_call<R: Request>(&mut self, version: i16, request: &R) -> io::Result<R::Response> {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.stream.write_all(&frame::encode_request(request, version, id, self.client_id.as_deref()))?;
+        let frame = self.read_frame()?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        let (answered, response) = frame::decode_response::<R>(frame, version)
+            .unwrap_or_else(|error| panic!("the answer to {} v{version} can't be read: {error}", R::NAME));
+        assert_eq!(answered, id, "the answer belongs to another request");
+        Ok(response)
+    }
+
     #[must_use]
     pub fn with_client_id(mut self, client_id: Option<&str>) -> Self {
         self.client_id = client_id.map(str::to_owned);

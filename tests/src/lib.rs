@@ -5,4 +5,7 @@ pub mod check;
 pub mod client;
 pub mod cluster;
 pub mod process;
+pub mod servers;
 pub mod sim;
+pub mod topic;
+pub mod writer;
