@@ -47,6 +47,8 @@ struct State {
     damaged: Vec<(TopicId, i32)>,
     /// It is being made anew.
     is_registering: bool,
+    /// Not before this tick: the disk was full. 0: at once.
+    again_at_ms: u64,
     /// The answer to that.
     registered: Option<Registered>,
     /// The tick of the next heartbeat.
@@ -64,9 +66,12 @@ pub struct Registered {
 impl State {
     /// Whether there is something to do that cannot wait.
     fn has_news(&self) -> bool {
-        self.registered.is_some() || self.is_stale && !self.is_registering
+        self.registered.is_some() || self.is_stale && !self.is_registering && self.again_at_ms == 0
     }
 }
+
+/// A full disk is given so long before the next attempt.
+const SPACE_PAUSE_MS: u64 = 1_000;
 
 /// The directory's property that says in which incarnation it served last.
 const BROKER_EPOCH: &str = "broker.epoch";
@@ -183,7 +188,13 @@ impl Membership {
             if self.on_registered(answered)? {
                 return Ok(());
             }
-            if self.state().stopping {
+            let mut state = self.state();
+            if std::mem::take(&mut state.again_at_ms) > 0 {
+                let pause = Duration::from_millis(SPACE_PAUSE_MS);
+                let waited = self.wake.wait_timeout_while(state, pause, |state| !state.stopping);
+                (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+            }
+            if state.stopping {
                 return Err("the node stops".to_owned());
             }
         }
@@ -215,7 +226,16 @@ impl Membership {
         match answer {
             Answer::Registered(epoch) => {
                 // On the disk before this broker serves: a copy of the directory that is older than that proves nothing.
-                note_epoch(&self.log_dir, epoch).map_err(|error| error.to_string())?;
+                match note_epoch(&self.log_dir, epoch) {
+                    Ok(()) => {}
+                    Err(error @ StorageError::Full { .. }) => {
+                        tracing::warn!("not registered yet: {error}");
+                        let again_at_ms = self.controller.tick_ms() + SPACE_PAUSE_MS;
+                        self.state().again_at_ms = again_at_ms;
+                        return Ok(false);
+                    }
+                    Err(error) => return Err(error.to_string()),
+                }
                 self.identity.set_epoch(epoch);
                 self.state().damaged.retain(|log| !damaged.contains(log));
                 Ok(true)
@@ -260,9 +280,10 @@ impl Membership {
         }
         let again = {
             let mut state = self.state();
-            let again = state.is_stale && !state.is_registering;
+            let again =
+                state.is_stale && !state.is_registering && self.controller.tick_ms() >= state.again_at_ms;
             if again {
-                (state.is_stale, state.is_registering) = (false, true);
+                (state.is_stale, state.is_registering, state.again_at_ms) = (false, true, 0);
             }
             again
         };

@@ -17,8 +17,8 @@ use ottla_protocol::messages::produce_request::{PartitionProduceData, ProduceReq
 use ottla_protocol::record::{BatchBuilder, BatchOptions};
 
 use crate::client::Client;
-use crate::servers::Servers;
 use crate::process::eventually;
+use crate::servers::Servers;
 
 const METADATA: i16 = 12;
 const CREATE_TOPICS: i16 = 7;

@@ -13,8 +13,8 @@ use ottla_protocol::record::BatchOptions;
 use ottla_protocol::types::{ProducerEpoch, ProducerId};
 
 use crate::client::Client;
-use crate::servers::Servers;
 use crate::process::eventually;
+use crate::servers::Servers;
 use crate::topic::{Write, placed};
 
 /// A record that is not acknowledged within this is a failure of the cluster's.

@@ -7,8 +7,8 @@ use ottla_protocol::messages::DescribeQuorumRequest;
 use ottla_protocol::messages::describe_quorum_request::{PartitionData, TopicData};
 use ottla_protocol::record::BatchOptions;
 use ottla_tests::client::Client;
-use ottla_tests::servers::Servers;
 use ottla_tests::process::eventually;
+use ottla_tests::servers::Servers;
 use ottla_tests::topic::{Placed, Write, create, read_all, wait_placed};
 use ottla_tests::writer::{Writer, Written};
 

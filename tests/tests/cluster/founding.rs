@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use ottla_tests::servers::Servers;
 use ottla_tests::process::command;
+use ottla_tests::servers::Servers;
 use ottla_tests::topic::{create, wait_placed};
 use serde_json::Value;
 

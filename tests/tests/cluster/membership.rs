@@ -3,8 +3,8 @@
 use std::process::{Command, Stdio};
 
 use ottla_protocol::record::BatchOptions;
-use ottla_tests::servers::Servers;
 use ottla_tests::process::command;
+use ottla_tests::servers::Servers;
 use ottla_tests::topic::{Write, create, read_all, wait_placed};
 
 /// Writes `0` to `t`, and has it replicated.
