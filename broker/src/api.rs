@@ -40,6 +40,8 @@ pub mod replica_fetch;
 pub mod unregister_broker;
 pub mod update_features;
 
+use std::sync::atomic::Ordering;
+
 use ottla_protocol::api::ApiKey;
 use ottla_protocol::wire::{DecodeError, Reader, Request};
 
@@ -63,6 +65,9 @@ macro_rules! handlers {
 
         /// Decodes the body and runs the handler. The caller has seen that the API is one of [`SERVED`].
         pub(crate) fn dispatch(cx: &mut RequestContext<'_>, body: &mut Reader) -> Result<Answer, DecodeError> {
+            if cx.node.is_for_peers_only.load(Ordering::Relaxed) && !cx.api.api().peer {
+                return Ok(Answer::Close("this node is no part of its cluster yet"));
+            }
             match cx.api {
                 $(ApiKey::$key => run(cx, body, $handler),)*
                 #[allow(unreachable_patterns, reason = "once every key of the protocol's table has a handler")]

@@ -1,6 +1,7 @@
 //! A broker's parts as handlers see them. How they are built and started: [`crate::start`].
 
 use std::fmt;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -57,6 +58,8 @@ pub struct Node {
     /// `fetch.max.bytes`: looked up once, for every fetch asks for it.
     pub(crate) fetch_bytes_max: usize,
     pub(crate) fetch_sessions: Mutex<FetchSessions>,
+    /// It listens, but is no part of its cluster yet: only peers are answered.
+    pub(crate) is_for_peers_only: AtomicBool,
 }
 
 impl Node {
@@ -147,6 +150,7 @@ impl Node {
             producer_ids: ProducerIds::default(),
             fetch_bytes_max: usize::MAX,
             fetch_sessions: Mutex::new(FetchSessions::new(10)),
+            is_for_peers_only: AtomicBool::new(false),
             id,
             config,
             clock: clock.clone(),

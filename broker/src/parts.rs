@@ -1,6 +1,7 @@
 //! What a node is built from, and how its parts are connected. No thread is started here and no socket opened: the process does that
 //! ([`crate::start`]), and the simulator does without.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -86,6 +87,7 @@ impl Parts {
             producer_ids: ProducerIds::default(),
             fetch_bytes_max: usize::try_from(config.number("fetch.max.bytes")).unwrap_or(usize::MAX),
             fetch_sessions: Mutex::new(FetchSessions::new(slots)),
+            is_for_peers_only: AtomicBool::new(false),
             id,
             config,
             clock,

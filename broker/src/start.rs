@@ -175,6 +175,7 @@ impl Running {
     ) -> Result<Self, StartError> {
         let node = Arc::clone(&self.node);
         let own = own_address(&node, quorum, &sockets)?;
+        node.is_for_peers_only.store(true, Ordering::Release);
         self.network.listen(sockets.first);
         self.network.wait_started().map_err(StartError::Threads)?;
         node.founding.settle(&quorum.known, wanted)?;
@@ -203,6 +204,7 @@ impl Running {
         if quorum.is_broker {
             membership.register().map_err(StartError::Register)?;
             self.serve()?;
+            node.is_for_peers_only.store(false, Ordering::Release);
             self.network.listen(sockets.then);
             membership.enter().map_err(StartError::Register)?;
         } else {

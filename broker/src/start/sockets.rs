@@ -65,12 +65,17 @@ pub(super) fn bind(config: &Config, quorum: &Quorum) -> Result<(Sockets, Endpoin
         }
         sockets.first = bind_all(&controllers)?;
     }
+    let mut addresses = Vec::new();
     if quorum.is_broker {
         sockets.then = bind_all(&brokers)?;
+        addresses = sockets.then.iter().map(Bound::address).collect();
+        if !quorum.is_alone() && !quorum.is_controller {
+            // It is where the quorum's leader brings an observer the metadata, without which it never serves.
+            let of_brokers = inter_broker_listener(config)?;
+            let is_theirs = |bound: &mut Bound| *bound.address().name == *of_brokers;
+            sockets.first.extend(sockets.then.extract_if(.., is_theirs));
+        }
     }
-    let endpoints = Endpoints::new(
-        sockets.then.iter().map(Bound::address).collect(),
-        listeners_of(config, "advertised.listeners")?,
-    );
+    let endpoints = Endpoints::new(addresses, listeners_of(config, "advertised.listeners")?);
     Ok((sockets, endpoints))
 }
