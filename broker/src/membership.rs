@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ottla_machine::controller::command::{Answer, Command, LogProof, Registration};
 use ottla_protocol::error::ErrorCode;
@@ -13,7 +13,7 @@ use ottla_protocol::types::{BrokerEpoch, TopicId};
 use ottla_storage::{LogDir, StorageError};
 
 use crate::controller::Controller;
-use crate::peers::dial::Dial;
+use crate::peers::dial::{Dial, DialError};
 use crate::peers::links::{Line, Links};
 use crate::peers::{Address, Identity, raft_id};
 
@@ -70,6 +70,8 @@ impl State {
     }
 }
 
+/// Another node that lives longer than this under the same id is no former self.
+const TWIN_LIMIT: Duration = Duration::from_secs(5);
 /// A full disk is given so long before the next attempt.
 const SPACE_PAUSE_MS: u64 = 1_000;
 
@@ -123,27 +125,50 @@ impl Membership {
     }
 
     /// A node that is no member of the quorum asks to become a learner, until it is one. Blocks.
-    pub fn join_quorum(&self, own: &Address, known: &[Address]) {
+    ///
+    /// # Errors
+    /// Another node goes on living under its id; in words.
+    pub fn join_quorum(&self, own: &Address, known: &[Address]) -> Result<(), String> {
         let raft_id = raft_id(self.identity.directory);
         let request = JoinQuorumRequest {
             raft_id: i64::from_ne_bytes(raft_id.to_ne_bytes()),
             address: own.to_text().into(),
         };
+        let mut twin_since: Option<Instant> = None;
         loop {
             let status = self.controller.status().unwrap_or_default();
             if status.identities.contains_key(&raft_id) {
-                return;
+                return Ok(());
             }
+            let mut twin = None;
             for address in known.iter().filter(|address| address.node != own.node) {
-                let dialled = Dial::connect(&address.host, address.port, &self.identity.hello());
-                if let Ok((mut dial, _)) = dialled {
-                    let _ = dial.set_patience(Duration::from_secs(60));
-                    if dial.call(&request).is_ok_and(|answer| answer.error_code == 0) {
-                        break;
+                match self.ask_to_join(address, &request) {
+                    Ok(()) => break,
+                    Err(DialError::Refused(ErrorCode::DuplicateBrokerRegistration, message)) => {
+                        twin = Some(message);
                     }
+                    Err(_) => {}
                 }
             }
+            match twin {
+                // One that died a moment ago, such as this node with its former directory, is known as living for a session more.
+                Some(message) if twin_since.get_or_insert_with(Instant::now).elapsed() > TWIN_LIMIT => {
+                    return Err(message);
+                }
+                Some(_) => {}
+                None => twin_since = None,
+            }
             std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    fn ask_to_join(&self, at: &Address, request: &JoinQuorumRequest) -> Result<(), DialError> {
+        let (mut dial, _) = Dial::connect(&at.host, at.port, &self.identity.hello())?;
+        dial.set_patience(Duration::from_secs(60))?;
+        let answer = dial.call(request)?;
+        match ErrorCode::from_code(answer.error_code).unwrap_or(ErrorCode::UnknownServerError) {
+            ErrorCode::None => Ok(()),
+            code => Err(DialError::Refused(code, answer.error_message.unwrap_or_default().to_string())),
         }
     }
 

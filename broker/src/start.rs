@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ottla_machine::controller::command::{Answer, Command, Registration};
+use ottla_protocol::error::ErrorCode;
 use ottla_protocol::types::{NodeId, Uuid};
 use ottla_raft::{MetadataLog, Peers, RaftError, RaftOptions};
 use ottla_storage::{LastStop, LogOptions, StorageError};
@@ -27,6 +28,7 @@ use crate::net::listener::{self, BindError};
 use crate::net::{NetOptions, Network};
 use crate::node::Node;
 use crate::parts::{self, Parts, registration};
+use crate::peers::dial::{Dial, DialError};
 use crate::peers::links::Links;
 use crate::peers::{Address, Identity, raft_id};
 use crate::replicators::{Replicators, follow_on_threads};
@@ -78,10 +80,30 @@ pub enum StartError {
     ClusterId(String),
     #[error("data directory belongs to cluster {theirs}, and CLUSTER_ID={ours}")]
     OtherCluster { theirs: Uuid, ours: Uuid },
+    #[error(
+        "node {node} runs already at {host}:{port}, {how}: two processes must not be one node. Stop that one, or give this one a \
+         node.id and a directory of its own"
+    )]
+    Twin { node: NodeId, host: String, port: u16, how: &'static str },
     #[error("this node could not register: {0}")]
     Register(String),
     #[error("can't start threads: {0}")]
     Threads(std::io::Error),
+}
+
+/// Looks for a living process in this node's place, before anything here could be taken for it: votes of two that are one to the others
+/// would count twice.
+fn refuse_twin(identity: &Identity, quorum: &Quorum) -> Result<(), StartError> {
+    let Some(Address { node, host, port }) = quorum.voters.iter().find(|voter| voter.node == identity.node)
+    else {
+        return Ok(());
+    };
+    let how = match Dial::connect(host, *port, &identity.hello()) {
+        Ok((_, theirs)) if theirs.directory_id == identity.directory => "with a copy of this directory",
+        Err(DialError::Refused(ErrorCode::DuplicateBrokerRegistration, _)) => "with another directory",
+        _ => return Ok(()),
+    };
+    Err(StartError::Twin { node: *node, host: host.clone(), port: *port, how })
 }
 
 /// A node that serves.
@@ -120,10 +142,11 @@ impl Running {
         // A node that is alone founds its cluster by itself, and its directory says so from the first moment.
         let drawn = named.unwrap_or_else(|| Uuid::from_random(entropy.next_bytes()));
         let log_dir = open_log_dir(&config, id, &entropy, quorum.is_alone().then_some(drawn))?;
-        let (sockets, endpoints) = bind(&config, &quorum)?;
         let published = Published::new();
         let identity =
             Arc::new(Identity::new(id, log_dir.directory_id(), Uuid::ZERO, Arc::clone(&published.image)));
+        refuse_twin(&identity, &quorum)?;
+        let (sockets, endpoints) = bind(&config, &quorum)?;
         let founding = Founding::load(Arc::clone(&log_dir), Arc::clone(&identity));
         if let Some(ours) = named
             && !founding.cluster().is_zero()
@@ -191,7 +214,7 @@ impl Running {
         let stopping = Arc::new(AtomicBool::new(false));
         spread_founding(&node, &stopping)?;
         if node.founding.founders().is_none() {
-            membership.join_quorum(&own, &quorum.known);
+            membership.join_quorum(&own, &quorum.known).map_err(StartError::Register)?;
         }
         self.together = Some(Together {
             membership: Arc::clone(&membership),

@@ -126,6 +126,15 @@ pub fn join(cx: &mut RequestContext<'_>, request: JoinQuorumRequest) -> Reply<Jo
         return Reply::Now(failed(ErrorCode::InvalidRequest, "the address is not id@host:port"));
     };
     let directory = peer.directory;
+    let image = cx.node.image.load();
+    if let Some(twin) = image.broker(address.node).filter(|twin| !twin.fenced && twin.directory != directory)
+    {
+        let message = format!(
+            "node.id {} belongs to a living node with another directory, {}: give this node an id of its own",
+            address.node, twin.directory
+        );
+        return Reply::Now(failed(ErrorCode::DuplicateBrokerRegistration, &message));
+    }
     let slot = cx.defer();
     cx.node.controller.add_learner(directory, &address, move |outcome| {
         slot.complete(&match outcome {
