@@ -22,6 +22,7 @@ use arc_swap::ArcSwap;
 use ottla_machine::controller::command::{Answer, Command, ConfigRules, Failure};
 use ottla_machine::controller::decide::decide;
 use ottla_machine::controller::image::Image;
+use ottla_machine::controller::leadership::is_unclean_election;
 use ottla_machine::controller::record::{
     Applied, Record, decode_entry, decode_snapshot, encode_entry, encode_snapshot,
 };
@@ -414,6 +415,7 @@ impl Controller {
             };
             let decision = decide(&mut env, &*self.rules, &command);
             for record in &decision.records {
+                warn_of_unclean_election(&image, record);
                 image.apply(record).expect("a decision fits the image that it was decided on");
             }
             records.extend(decision.records);
@@ -478,6 +480,19 @@ impl Controller {
             }
         }
         self.decide_next();
+    }
+}
+
+/// Record by record, for an entry may hold several steps of one partition.
+fn warn_of_unclean_election(image: &Image, record: &Record) {
+    let Record::Partition { topic, index, state } = record else { return };
+    let Some(topic) = image.topic(*topic) else { return };
+    if topic.partition(*index).is_some_and(|before| is_unclean_election(before, state)) {
+        tracing::warn!(
+            "{}-{index}: node {} is to lead although it was neither in sync nor eligible: acknowledged records may be lost",
+            topic.name,
+            state.leader
+        );
     }
 }
 

@@ -19,7 +19,6 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
 use ottla_machine::controller::image::{Image, PartitionState};
-use ottla_machine::controller::leadership::is_unclean_election;
 use ottla_machine::partition::leader::{IsrProposal, Mode, OwnLog, Replica};
 use ottla_machine::partition::producers::Producers;
 use ottla_protocol::error::ErrorCode;
@@ -187,13 +186,6 @@ impl Partition {
         let mut state = self.lock();
         let mut lost = Due::default();
         if state.replica.state() != placed {
-            if is_unclean_election(state.replica.state(), placed) {
-                tracing::warn!(
-                    "{}: node {} leads although it was neither in sync nor eligible: acknowledged records may be lost",
-                    self.dir_name,
-                    placed.leader
-                );
-            }
             let led = state.replica.leads();
             let own = state.own();
             if state.replica.on_state(placed.clone(), own, tick_ms) {

@@ -240,8 +240,8 @@ impl<'a> Change<'a> {
 #[must_use]
 pub fn is_unclean_election(before: &PartitionState, after: &PartitionState) -> bool {
     let leader = &after.leader;
-    // The last replica that a reassignment adds gets in sync, and it may lead, in the step that lets the old leader go.
-    let is_handed_over = before.adding.contains(leader) && before.removing.contains(&before.leader);
+    // The last replica of a reassignment's target gets in sync, and may lead, in the step that lets the old leader go.
+    let is_handed_over = before.removing.contains(&before.leader) && !after.is_reassigning();
     after.has_leader()
         && after.leader_epoch > before.leader_epoch
         && !before.isr.contains(leader)

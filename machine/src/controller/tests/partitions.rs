@@ -220,5 +220,8 @@ fn an_unclean_election_is_told_from_a_clean_one() {
     // The last one of a reassignment's target came in sync and leads in one step.
     let moving = at("312 + 3 - 2 isr 12 leader 2", 5);
     assert!(!is_unclean_election(&moving, &at("31 isr 13 leader 3", 6)));
+    let shrinking = at("231 - 1 isr 31 leader 1", 5);
+    assert!(!is_unclean_election(&shrinking, &at("23 isr 23 leader 2", 6)));
+    assert!(is_unclean_election(&shrinking, &at("231 - 1 isr 2 leader 2", 6)));
     assert!(is_unclean_election(&at("12 isr 2 leader 2", 5), &at("12 isr 1 leader 1", 6)));
 }
