@@ -15,6 +15,11 @@ clients *ARGS:
     cargo build --release -p ottla
     python3 tests/clients/run.py {{ARGS}}
 
+# Real faults under real clients against three nodes (a minute; --seconds N for more).
+chaos *ARGS:
+    cargo build --release -p ottla
+    python3 tests/chaos/chaos.py {{ARGS}}
+
 # The examples, killed half-way.
 examples *ARGS:
     cargo build --release -p ottla

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::process::Output;
 
 use ottla_protocol::messages::MetadataRequest;
 use ottla_protocol::messages::metadata_request::MetadataRequestTopic;
@@ -33,11 +34,31 @@ impl Cluster {
 
     /// Runs `ottla cluster ARGUMENTS --dir ... --json` and reads its line.
     pub fn run(&self, arguments: &[&str]) -> Value {
-        let mut cluster = command();
-        cluster.arg("cluster").args(arguments).arg("--json").arg("--dir").arg(self.dir.path());
-        let output = cluster.output().expect("ottla runs");
+        self.run_all(arguments).pop().expect("a line of JSON")
+    }
+
+    /// The same for a command that prints a line for each node.
+    pub fn run_all(&self, arguments: &[&str]) -> Vec<Value> {
+        let output = self.output(arguments);
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        serde_json::from_slice(&output.stdout).expect("a line of JSON")
+        let lines = String::from_utf8_lossy(&output.stdout).into_owned();
+        lines.lines().map(|line| serde_json::from_str(line).expect("lines of JSON")).collect()
+    }
+
+    /// What `ottla cluster ARGUMENTS` says when it refuses.
+    pub fn refused(&self, arguments: &[&str]) -> String {
+        let output = self.output(arguments);
+        assert!(!output.status.success(), "{arguments:?} is accepted");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
+    fn output(&self, arguments: &[&str]) -> Output {
+        let mut cluster = command();
+        cluster.arg("cluster").args(arguments).arg("--json");
+        if !arguments.contains(&"--dir") {
+            cluster.arg("--dir").arg(self.dir.path());
+        }
+        cluster.output().expect("ottla runs")
     }
 
     /// Where a node is reached.
@@ -61,7 +82,7 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        command().args(["cluster", "down", "--dir"]).arg(self.dir.path()).status().ok();
+        command().args(["cluster", "down", "--dir"]).arg(self.dir.path()).output().ok();
     }
 }
 

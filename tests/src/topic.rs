@@ -88,12 +88,10 @@ pub fn wait_placed(
     wanted: impl Fn(&Placed) -> bool,
 ) -> Placed {
     let mut last = None;
-    let began = std::time::Instant::now();
     eventually(&format!("{topic}: {what}"), || {
         last = placed(cluster.address(via), topic, 0);
         last.as_ref().is_some_and(&wanted)
     });
-    eprintln!("{topic}: {what} after {:?}", began.elapsed());
     last.expect("just seen")
 }
 

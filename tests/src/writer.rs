@@ -21,6 +21,8 @@ use crate::topic::{Write, placed};
 const PATIENCE: Duration = Duration::from_secs(30);
 /// For one request. A leader that hangs is noticed by this.
 const REQUEST: Duration = Duration::from_secs(2);
+/// Clients' `retry.backoff.ms`.
+const BACKOFF: Duration = Duration::from_millis(100);
 const INIT_PRODUCER_ID: i16 = 4;
 
 /// Writes `0`, `1`, `2`, ... to partition 0 of a topic until it is told to stop.
@@ -110,8 +112,7 @@ fn run(
                 Ok(Err(code)) => {
                     assert!(may_be_retried(code), "record {number}: {code}");
                     written.retries.push(format!("{number}: {code}"));
-                    // As clients wait (`retry.backoff.ms`), but shorter.
-                    std::thread::sleep(Duration::from_millis(10));
+                    std::thread::sleep(BACKOFF);
                 }
                 Err(error) => written.retries.push(format!("{number}: {error}")),
             }
