@@ -5,6 +5,7 @@ mod client;
 mod cluster;
 mod data_dir;
 mod logging;
+mod quorum;
 mod serve;
 
 use std::process::ExitCode;
@@ -30,6 +31,9 @@ enum Command {
     /// Run nodes as child processes, and stop, kill and start them.
     #[command(subcommand)]
     Cluster(cluster::Arguments),
+    /// Show who votes on the metadata, and replace a voter whose disk is lost.
+    #[command(subcommand)]
+    Quorum(quorum::Arguments),
 }
 
 /// Parses the process's arguments and does what they say.
@@ -39,6 +43,7 @@ pub fn run() -> ExitCode {
     let outcome = match line.command {
         Some(Command::Serve(serve)) => serve::run(serve),
         Some(Command::Cluster(cluster)) => cluster::run(cluster),
+        Some(Command::Quorum(quorum)) => quorum::run(quorum),
         None => serve::run(line.serve),
     };
     match outcome {

@@ -166,8 +166,7 @@ impl Founding {
                         if is_voter {
                             tracing::warn!(
                                 "node {me} is listed as a voter, but its directory is fresh and node {node} belongs to cluster {cluster}: \
-                                 it joins as an observer. To make it a voter again, remove its old identity from the quorum and add \
-                                 the new one"
+                                 it joins as an observer. `ottla quorum replace {me}` gives it the vote of the directory that is lost"
                             );
                         }
                         return self.adopt(cluster);

@@ -8,6 +8,7 @@ import os
 import pathlib
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -136,7 +137,7 @@ def play(o, cluster, chance, number, log):
     wrong += cluster.deaths
     cluster.deaths.clear()
     counts = Counter(done.counts, acked=sum(book.acked for book in books), failed=sum(book.failed for book in books), **found)
-    gaps = ", ".join(f"{book.name} {book.gap_max:.1f} s" for book in books)
+    gaps = ", ".join(f"{book.name} {book.gap_max:.1f} s until {book.gap_end}" for book in books)
     say(log, f"round {number}: {summary(counts)}; longest without an acknowledgement: {gaps}; {time.monotonic() - began:.0f} s")
     if not wrong:
         delete(cluster, topics)
@@ -168,6 +169,8 @@ def main():
         + ("" if has_namespaces else "; one host: no cuts of the network and no full disks (namespaces and mounts need root)"))
     cluster = nodes.Cluster(o.bin.resolve(), directory, net, has_namespaces, {})
     began, ended = time.monotonic(), False
+    for which in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(which, signal.default_int_handler)
     try:
         cluster.start()
         while not wrong and not ended:

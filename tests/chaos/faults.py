@@ -23,7 +23,8 @@ class Faults:
         while time.monotonic() < until:
             self._heal(time.monotonic())
             self.cluster.check_alive()
-            if len(self.lasting) < 2:
+            # Two at a time now and then: more often, and there would hardly be a majority to go on with.
+            if not self.lasting or len(self.lasting) == 1 and self.chance.random() < 0.4:
                 weights, kinds = zip(*self.kinds)
                 self.chance.choices(kinds, weights)[0]()
             pause = self.chance.expovariate(1 / pace)

@@ -22,7 +22,7 @@ class Book:
         self.offsets = array.array("q")
         self.acked = self.failed = 0
         self.errors = []
-        self.last_ack, self.gap_max = time.monotonic(), 0.0
+        self.last_ack, self.gap_max, self.gap_end = time.monotonic(), 0.0, ""
 
     def note(self, number, offset):
         if len(self.offsets) <= number:
@@ -31,7 +31,8 @@ class Book:
         if offset >= 0:
             self.acked += 1
             now = time.monotonic()
-            self.gap_max = max(self.gap_max, now - self.last_ack)
+            if now - self.last_ack > self.gap_max:
+                self.gap_max, self.gap_end = now - self.last_ack, time.strftime("%H:%M:%S", time.gmtime())
             self.last_ack = now
         else:
             self.failed += 1

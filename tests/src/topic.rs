@@ -59,6 +59,22 @@ pub fn create(cluster: &Servers, via: i32, name: &str, replicas: &[&[i32]], conf
     assert_eq!(response.topics[0].error_code, 0, "{:?}", response.topics[0].error_message);
 }
 
+/// Makes a topic of two replicas, if there are two nodes to hold it and somebody to decide; whether it is there.
+pub fn try_create(cluster: &Servers, via: i32, name: &str) -> bool {
+    let topic = CreatableTopic {
+        name: name.to_owned().into(),
+        num_partitions: 1,
+        replication_factor: 2,
+        ..Default::default()
+    };
+    let request = CreateTopicsRequest { topics: vec![topic], timeout_ms: 5_000, validate_only: false };
+    let answer = Client::try_connect(cluster.address(via), PATIENCE)
+        .and_then(|mut client| client.try_call(CREATE_TOPICS, &request));
+    answer.is_ok_and(|answer| {
+        [ErrorCode::None.code(), ErrorCode::TopicAlreadyExists.code()].contains(&answer.topics[0].error_code)
+    })
+}
+
 /// Where partition 0 of a topic stands, as the node says; `None` if it does not answer, or does not know the topic.
 pub fn placed(address: SocketAddr, topic: &str, partition: i32) -> Option<Placed> {
     let request = MetadataRequest {

@@ -259,12 +259,17 @@ fn replica(node: &Node, member: &Member, last: i64) -> ReplicaState {
     }
 }
 
-/// Zero for another node that is no broker: the image does not know its directory.
+/// In full as far as the image knows it.
 fn directory_of(node: &Node, member: u64) -> Uuid {
     let own = node.log_dir.directory_id();
     let image = node.image.load();
     let of_brokers = image.brokers.values().map(|broker| broker.directory);
-    std::iter::once(own).chain(of_brokers).find(|known| raft_id(*known) == member).unwrap_or(Uuid::ZERO)
+    std::iter::once(own).chain(of_brokers).find(|known| raft_id(*known) == member).unwrap_or_else(|| {
+        // Of a lost disk, nobody knows more than what the quorum calls it: enough to name it where it is removed.
+        let mut known = Uuid::ZERO;
+        known.0[..8].copy_from_slice(&member.to_be_bytes());
+        known
+    })
 }
 
 fn addressed(node: &Node, voter: &Member) -> QuorumNode {

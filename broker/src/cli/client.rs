@@ -20,11 +20,16 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn connect(address: SocketAddr) -> anyhow::Result<Self> {
+        Self::connect_with(address, PATIENCE)
+    }
+
+    /// `patience`: how long an answer is waited for.
+    pub(super) fn connect_with(address: SocketAddr, patience: Duration) -> anyhow::Result<Self> {
         let stream = TcpStream::connect_timeout(&address, PATIENCE)
             .with_context(|| format!("nobody answers at {address}"))?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(patience))?;
+        stream.set_write_timeout(Some(patience))?;
         Ok(Self { stream, next_id: 0 })
     }
 

@@ -6,7 +6,7 @@ use std::process::Command;
 use ottla_protocol::record::BatchOptions;
 use ottla_tests::process::{command, eventually};
 use ottla_tests::servers::Servers;
-use ottla_tests::topic::{Write, create, read_all, wait_placed};
+use ottla_tests::topic::{self, Write, create, read_all, wait_placed};
 
 /// Writes `0` to `t`, and has it replicated.
 fn write_one(cluster: &Servers) {
@@ -44,7 +44,7 @@ fn a_broker_that_is_no_voter_joins_and_takes_replicas() {
 }
 
 #[test]
-fn a_node_whose_directory_was_wiped_gets_everything_anew_but_no_vote() {
+fn a_node_whose_directory_was_wiped_gets_everything_anew_and_its_vote_by_a_command() {
     let mut cluster = Servers::start();
     write_one(&cluster);
     cluster.kill(&[2]);
@@ -52,7 +52,22 @@ fn a_node_whose_directory_was_wiped_gets_everything_anew_but_no_vote() {
     cluster.restart(&[2]);
     assert_unharmed(&cluster, 2);
     let log = cluster.log(2);
-    assert!(log.contains("its directory is fresh") && log.contains("observer"), "{log}");
+    assert!(log.contains("its directory is fresh") && log.contains("ottla quorum replace 2"), "{log}");
+
+    let replace = |cluster: &Servers| {
+        let bootstrap = cluster.address(1).to_string();
+        command().args(["quorum", "replace", "2", "--bootstrap", &bootstrap]).output().expect("ottla runs")
+    };
+    let said = replace(&cluster);
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    // It votes: with it and one other there is a majority.
+    cluster.kill(&[3]);
+    eventually("a topic is made", || topic::try_create(&cluster, 2, "made-with-its-vote"));
+    cluster.restart(&[3]);
+    let again = replace(&cluster);
+    let why = String::from_utf8_lossy(&again.stderr).into_owned();
+    assert!(!again.status.success() && why.contains("no node 2 without a vote"), "{why}");
+    assert_unharmed(&cluster, 3);
 }
 
 /// Node `id` runs on other ports, in `data_dir`, by `settings`.
