@@ -36,7 +36,7 @@ use crate::entropy::Entropy;
 use crate::peers::links::Links;
 use crate::peers::{Identity, raft_id};
 
-pub use members::Member;
+pub use members::{Member, Unanswered};
 pub use quorum::{OnOutcome, QUORUM_ELECTION, QUORUM_HEARTBEAT, Quorum, QuorumTransport};
 use sessions::Sessions;
 

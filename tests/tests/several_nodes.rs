@@ -331,6 +331,23 @@ fn the_quorum_is_the_same_whoever_is_asked_and_voters_leave_and_come() {
 }
 
 #[test]
+fn the_quorum_is_described_while_its_leader_hangs() {
+    let cluster = Cluster::up(3, &[]);
+    let hung = quorum(&cluster, 1).leader_id;
+    let other = if hung == 1 { 2 } else { 1 };
+    cluster.run(&["pause", &hung.to_string()]);
+    let seen = quorum(&cluster, other);
+    assert_ne!(seen.leader_id, hung);
+    assert!(seen.current_voters.iter().any(|voter| voter.replica_id == hung), "it has its vote");
+    cluster.run(&["resume", &hung.to_string()]);
+    eventually("it follows", || {
+        let seen = quorum(&cluster, other);
+        let ends = seen.current_voters.iter().map(|voter| voter.log_end_offset);
+        ends.collect::<std::collections::BTreeSet<_>>().len() == 1
+    });
+}
+
+#[test]
 fn a_consumer_reads_from_the_follower_in_its_rack() {
     let cluster = Cluster::up(3, &["--set", RACK_AWARE]);
     create(&cluster, &[&[1, 2]], &[]);

@@ -22,11 +22,17 @@ use ottla_protocol::types::{NodeId, Uuid};
 use ottla_protocol::wire::{DecodeError, Message, Reader, Request, Writer};
 
 use super::{Output, Reply, RequestContext};
-use crate::controller::Member;
+use crate::controller::{Member, Unanswered};
 use crate::node::Node;
 use crate::peers::raft_id;
 
 const METADATA_TOPIC: &str = "__cluster_metadata";
+/// How long the node that leads is looked for, and waited for.
+const LEADER_LIMIT: Duration = Duration::from_secs(30);
+/// The same for one attempt, where only something is read.
+const READ_LIMIT: Duration = Duration::from_secs(1);
+/// Between two attempts.
+const PAUSE: Duration = Duration::from_millis(20);
 /// How long the members may take to agree on a change.
 const CHANGE_LIMIT: Duration = Duration::from_secs(30);
 
@@ -88,12 +94,33 @@ where
         Ok(body) => slot.complete_with(Output::from(body)),
         Err(code) => slot.complete(&failed(code)),
     });
-    if cx.node.controller.is_active() {
-        answer_here(cx.node, Q::KEY, cx.version, body, answer);
-    } else {
-        cx.node.controller.ask_leader(Q::KEY, cx.version, body, answer);
-    }
+    let limit_ms = u64::try_from(LEADER_LIMIT.as_millis()).unwrap_or(0);
+    let request = LeaderAskedRequest { api_key: Q::KEY, api_version: cx.version, body };
+    attempt(Arc::clone(cx.node), request, cx.tick_ms + limit_ms, answer);
     Reply::Later
+}
+
+/// Answers here if this node leads, else asks the one that does; again after a moment, while nobody does.
+fn attempt(node: Arc<Node>, request: LeaderAskedRequest, deadline_ms: u64, answer: OnAnswer) {
+    let controller = Arc::clone(&node.controller);
+    if controller.is_active() {
+        return answer_here(&node, request.api_key, request.api_version, request.body, answer);
+    }
+    // Asking twice is as good as once: a leader that hangs is not waited for.
+    let is_repeatable = request.api_key == ApiKey::DescribeQuorum.code();
+    let limit = if is_repeatable { READ_LIMIT } else { LEADER_LIMIT };
+    let again = request.clone();
+    let on_asked = move |outcome| match outcome {
+        Ok(body) => answer(Ok(body)),
+        Err(Unanswered::Said(code)) => answer(Err(code)),
+        Err(Unanswered::Lost) if !is_repeatable => answer(Err(ErrorCode::RequestTimedOut)),
+        Err(_) if node.clock.tick_ms() >= deadline_ms => answer(Err(ErrorCode::RequestTimedOut)),
+        Err(_) => {
+            let controller = Arc::clone(&node.controller);
+            controller.after(PAUSE, move || attempt(node, again, deadline_ms, answer));
+        }
+    };
+    controller.ask_leader(&request, limit, Box::new(on_asked));
 }
 
 fn answer_here(node: &Arc<Node>, api_key: i16, version: i16, body: Bytes, answer: OnAnswer) {

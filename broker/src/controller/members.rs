@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ottla_machine::controller::command::Failure;
-use ottla_protocol::api::ApiKey;
 use ottla_protocol::error::ErrorCode;
 use ottla_protocol::messages::LeaderAskedRequest;
 use ottla_protocol::types::{NodeId, Uuid};
@@ -15,13 +14,6 @@ use ottla_raft::{MemberChange, ProposeError, Proposed, Status};
 use super::Controller;
 use crate::peers::links::Line;
 use crate::peers::{Address, raft_id};
-
-/// How long the node that leads is looked for, and waited for, with what it alone can answer.
-const LEADER_LIMIT: Duration = Duration::from_secs(30);
-/// The same for one attempt, where only something is read.
-const READ_LIMIT: Duration = Duration::from_secs(1);
-/// Between two attempts to find it.
-const LEADER_PAUSE: Duration = Duration::from_millis(20);
 
 /// One who takes part in the metadata log, as its leader sees it.
 #[derive(Clone, Debug)]
@@ -37,7 +29,19 @@ pub struct Member {
     pub heard_ago: Option<Duration>,
 }
 
-type OnAsked = Box<dyn FnOnce(Result<Bytes, ErrorCode>) + Send>;
+/// Why the leader has not answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unanswered {
+    /// Nobody is known to lead, or the request reached nobody who does.
+    NotHeard,
+    /// It may have been heard, and may have had its effect.
+    Lost,
+    /// The leader refuses.
+    Said(ErrorCode),
+}
+
+/// Takes the body of the leader's answer.
+type OnAsked = Box<dyn FnOnce(Result<Bytes, Unanswered>) + Send>;
 
 impl Controller {
     /// Who takes part, by rising `node.id`, with what this node knows of each if it leads.
@@ -132,40 +136,31 @@ impl Controller {
         log.change_members(MemberChange::Demote([id].into()), limit, Box::new(demoted));
     }
 
-    /// Has the node that leads the log answer a request of a client.
-    pub fn ask_leader(self: &Arc<Self>, api_key: i16, api_version: i16, body: Bytes, answer: OnAsked) {
-        let deadline_ms = self.clock.tick_ms() + u64::try_from(LEADER_LIMIT.as_millis()).unwrap_or(0);
-        self.attempt_to_ask(LeaderAskedRequest { api_key, api_version, body }, answer, deadline_ms);
+    /// Has the node that leads the log answer a request of a client, if it is known and another one.
+    pub fn ask_leader(&self, request: &LeaderAskedRequest, limit: Duration, answer: OnAsked) {
+        let Some(others) = self.others.get() else {
+            return answer(Err(Unanswered::Said(ErrorCode::NotController)));
+        };
+        let leader = self.leader_address().filter(|address| address.node != others.identity.node);
+        let Some(leader) = leader else { return answer(Err(Unanswered::NotHeard)) };
+        others.links.call(&leader, Line::Asked, request, limit, move |outcome| {
+            answer(match outcome {
+                Ok(response) if response.error_code == 0 => Ok(response.body),
+                Ok(response) => match ErrorCode::from_code(response.error_code) {
+                    Some(ErrorCode::NotController) => Err(Unanswered::NotHeard),
+                    code => Err(Unanswered::Said(code.unwrap_or(ErrorCode::UnknownServerError))),
+                },
+                Err(error) if error.was_not_sent() => Err(Unanswered::NotHeard),
+                Err(_) => Err(Unanswered::Lost),
+            });
+        });
     }
 
-    fn attempt_to_ask(self: &Arc<Self>, request: LeaderAskedRequest, answer: OnAsked, deadline_ms: u64) {
-        let Some(others) = self.others.get() else { return answer(Err(ErrorCode::NotController)) };
-        let leader = self.leader_address().filter(|address| address.node != others.identity.node);
-        let controller = Arc::clone(self);
-        let again = move |request: LeaderAskedRequest, answer: OnAsked| {
-            let Some(others) = controller.others.get() else { return };
-            if controller.clock.tick_ms() >= deadline_ms {
-                return answer(Err(ErrorCode::RequestTimedOut));
-            }
-            let later = Arc::clone(&controller);
-            others.links.after(LEADER_PAUSE, move || later.attempt_to_ask(request, answer, deadline_ms));
-        };
-        let Some(leader) = leader else { return again(request, answer) };
-        let sent = request.clone();
-        // Asking twice is as good as once: a leader that hangs is not waited for.
-        let is_repeatable = request.api_key == ApiKey::DescribeQuorum.code();
-        let limit = if is_repeatable { READ_LIMIT } else { LEADER_LIMIT };
-        others.links.call(&leader, Line::Asked, &request, limit, move |outcome| match outcome {
-            Ok(response) if response.error_code == 0 => answer(Ok(response.body)),
-            Ok(response) if response.error_code == ErrorCode::NotController.code() => again(sent, answer),
-            Ok(response) => {
-                answer(Err(
-                    ErrorCode::from_code(response.error_code).unwrap_or(ErrorCode::UnknownServerError)
-                ));
-            }
-            Err(error) if error.was_not_sent() || is_repeatable => again(sent, answer),
-            Err(_) => answer(Err(ErrorCode::RequestTimedOut)),
-        });
+    /// Calls `act` after a while, on the thread of the links; never on a node that is alone.
+    pub fn after(&self, delay: Duration, act: impl FnOnce() + Send + 'static) {
+        if let Some(others) = self.others.get() {
+            others.links.after(delay, act);
+        }
     }
 }
 
