@@ -121,7 +121,7 @@ def play(o, cluster, chance, number, log):
         done.counts["converged in ms"] = int((time.monotonic() - healed) * 1000)
         for writer in writers:
             if left := writer.finish(60):
-                wrong.append(f"{writer.name}: {left} records not acknowledged within 60 s after the last fault")
+                wrong.append(f"{writer.name}: not everything was acknowledged within 60 s after the last fault ({left})")
         for book in books:
             wrong += book.errors[:10]
         wait_converged(cluster, slots)

@@ -49,7 +49,7 @@ func produce(seeds, topics []string, partitions, producer, rate, size int) {
 		kgo.ProducerLinger(5*time.Millisecond), kgo.ProducerBatchCompression(kgo.SnappyCompression()),
 		kgo.ProduceRequestTimeout(5*time.Second), kgo.RequestTimeoutOverhead(time.Second), kgo.DialTimeout(2*time.Second),
 		kgo.MetadataMinAge(100*time.Millisecond), kgo.RetryBackoffFn(func(int) time.Duration { return 100 * time.Millisecond }),
-		kgo.UnknownTopicRetries(-1), kgo.MaxBufferedRecords(bufferedMax), kgo.StopProducerOnDataLossDetected())
+		kgo.UnknownTopicRetries(-1), kgo.RequestRetries(1<<30), kgo.AlwaysRetryEOF(), kgo.MaxBufferedRecords(bufferedMax), kgo.StopProducerOnDataLossDetected())
 	check(err)
 	var lock sync.Mutex
 	out := bufio.NewWriter(os.Stdout)

@@ -188,10 +188,11 @@ impl Status {
                 line(format_args!("{:<12} {}", "cluster", answer.cluster_id));
                 line(format_args!("{:<12} {controller}", "controller"));
                 line(format_args!(
-                    "{:<12} {} in {} topics: {} under-replicated, {} under min.insync.replicas, {} offline",
+                    "{:<12} {} in {} topic{}: {} under-replicated, {} under min.insync.replicas, {} offline",
                     "partitions",
                     answer.partitions.len(),
                     answer.topics,
+                    if answer.topics == 1 { "" } else { "s" },
                     answer.count(Partition::is_under_replicated),
                     answer.count(Partition::is_under_min),
                     answer.count(Partition::is_offline),
@@ -397,7 +398,7 @@ mod tests {
             [
                 "cluster      abc",
                 "controller   node 1",
-                "partitions   4 in 1 topics: 3 under-replicated, 2 under min.insync.replicas, 1 offline",
+                "partitions   4 in 1 topic: 3 under-replicated, 2 under min.insync.replicas, 1 offline",
                 "orders-3: no leader, in sync nobody of 1,2,3, eligible 3",
                 "orders-2: leader 1, in sync 1 of 1,2,3",
                 "orders-1: leader 1, in sync 1,2 of 1,2,3",
