@@ -3,6 +3,7 @@
 //! - [`MetadataLog`]: start, propose, status; `members`: who takes part.
 //! - `log_store`: openraft's log on `storage::Log`, in Kafka's file format; votes in small files. `entry`: an entry as bytes.
 //! - `apply`: committed entries to the [`StateMachine`], snapshots of it.
+//! - `ticking`: openraft's clock, which stands still while there is nothing to time.
 //! - `network`: to other nodes, over a [`Transport`] that the caller has; `server`: the answers; `message`: their bytes.
 
 mod apply;
@@ -27,6 +28,7 @@ mod server;
 mod start;
 #[cfg(test)]
 mod tests;
+mod ticking;
 mod types;
 
 use std::sync::{Mutex, PoisonError};
@@ -50,6 +52,7 @@ use crate::entry::PROPOSAL_BYTES_MAX;
 use crate::log_store::LogStore;
 use crate::server::Incoming;
 use crate::start::Opened;
+use crate::ticking::Heard;
 use crate::types::{Proposal, TypeConfig};
 
 /// What the log's entries are applied to. Called in order, from one thread.
@@ -101,6 +104,7 @@ pub struct MetadataLog {
     voter: u64,
     raft: Raft<TypeConfig, Applier>,
     store: LogStore,
+    heard: Heard,
     handle: tokio::runtime::Handle,
     incoming: Incoming,
     /// `None` once it was stopped.
@@ -127,7 +131,7 @@ impl MetadataLog {
     /// Files that cannot be read, or are of a newer format.
     pub fn start(options: RaftOptions, machine: Box<dyn StateMachine>) -> Result<Self, RaftError> {
         let opened = Opened::open(options, machine)?;
-        let (voter, store) = (opened.voter, opened.store.clone());
+        let (voter, store, heard) = (opened.voter, opened.store.clone(), opened.heard.clone());
         let (ready_to, ready) = std::sync::mpsc::sync_channel(1);
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let thread = std::thread::Builder::new()
@@ -155,7 +159,7 @@ impl MetadataLog {
         let ended = |_| RaftError::Raft("its thread ended".into());
         let (raft, handle) = ready.recv().map_err(ended)??;
         let running = Mutex::new(Some(Running::Thread(stop, thread)));
-        Ok(Self { voter, raft, store, handle, incoming: Incoming::default(), running })
+        Ok(Self { voter, raft, store, heard, handle, incoming: Incoming::default(), running })
     }
 
     /// As [`Self::start`], but on the runtime of the caller: so that a whole cluster runs on one thread, under one clock.
@@ -164,13 +168,14 @@ impl MetadataLog {
     /// As those of [`Self::start`].
     pub async fn start_here(options: RaftOptions, machine: Box<dyn StateMachine>) -> Result<Self, RaftError> {
         let opened = Opened::open(options, machine)?;
-        let (voter, store) = (opened.voter, opened.store.clone());
+        let (voter, store, heard) = (opened.voter, opened.store.clone(), opened.heard.clone());
         let raft = opened.run().await?;
         let handle = tokio::runtime::Handle::current();
         Ok(Self {
             voter,
             raft,
             store,
+            heard,
             handle,
             incoming: Incoming::default(),
             running: Mutex::new(Some(Running::Here)),

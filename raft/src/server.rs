@@ -2,6 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use openraft::raft::AppendEntriesResponse;
 use openraft::{Raft, Snapshot};
 
 use crate::MetadataLog;
@@ -32,6 +33,10 @@ impl MetadataLog {
         Ok(match kind {
             Kind::Append => {
                 let answer = self.raft.append_entries(request.append()?).await.map_err(stopped)?;
+                // A refused one came from a leader that is none any more.
+                if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
+                    self.heard.now();
+                }
                 message::write(kind, node, &answer, &[])
             }
             Kind::Vote => {

@@ -15,6 +15,7 @@ use crate::StateMachine;
 use crate::apply::Applier;
 use crate::log_store::LogStore;
 use crate::network::{Links, NoPeers, Transport};
+use crate::ticking::{self, Heard};
 use crate::types::{Member, TypeConfig};
 
 /// How the log is started.
@@ -80,6 +81,8 @@ pub(crate) struct Opened {
     config: Arc<openraft::Config>,
     links: Links,
     pub store: LogStore,
+    pub heard: Heard,
+    heartbeat: Duration,
     applier: Applier,
 }
 
@@ -99,12 +102,13 @@ impl Opened {
         let applier = Applier::open(disk, &dir, machine, store.last_index())?;
         let member = |(id, identity)| (id, Member { identity });
         let founders = peers.founders.map(|founders| founders.into_iter().map(member).collect());
-        Ok(Self { voter, founders, config, links: Links(peers.transport), store, applier })
+        let (heard, heartbeat) = (Heard::default(), peers.heartbeat);
+        Ok(Self { voter, founders, config, links: Links(peers.transport), store, heard, heartbeat, applier })
     }
 
     /// Starts openraft's tasks on this runtime.
     pub(crate) async fn run(self) -> Result<Raft<TypeConfig, Applier>, RaftError> {
-        let Self { voter, founders, config, links, store, applier } = self;
+        let Self { voter, founders, config, links, store, heard, heartbeat, applier } = self;
         let fresh = store.is_fresh();
         let raft = Raft::new(voter, config, links, store, applier).await.map_err(refused)?;
         if !fresh {
@@ -123,6 +127,7 @@ impl Opened {
                 Err(error) => return Err(refused(error)),
             }
         }
+        tokio::spawn(ticking::keep(raft.clone(), heard, heartbeat));
         Ok(raft)
     }
 }
