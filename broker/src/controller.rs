@@ -46,6 +46,8 @@ const PROPOSAL_LIMIT: Duration = Duration::from_secs(30);
 const WAIT_LIMIT: Duration = Duration::from_secs(15);
 /// How long another voter is waited for when this one stops leading.
 const RESIGN_LIMIT_MS: u64 = 500;
+/// Where no voter has space, leadership goes round no faster than this.
+const HAND_OVER_EVERY_MS: u64 = 1_000;
 /// Commands that may wait; more are told to try again.
 const WAITING_MAX: usize = 10_000;
 
@@ -101,6 +103,8 @@ struct State {
     sweeping: bool,
     /// Why nothing is decided any more.
     stopped: Option<Failure>,
+    /// For want of space another voter is asked to lead, but not before this tick.
+    hand_over_again_ms: u64,
 }
 
 /// Where commands go.
@@ -357,13 +361,37 @@ impl Controller {
     /// Lets another voter lead the metadata log, if this node does: for a stop in order. Waits a little for it. Blocks.
     pub fn resign(&self) {
         let (Some(log), Some(me)) = (self.log.get(), self.voter_id()) else { return };
-        let status = log.status();
-        let next = status.voters.iter().filter(|id| **id != me).max_by_key(|id| status.replicated.get(id));
-        let (true, Some(next)) = (status.leader == Some(me), next) else { return };
-        log.transfer_leadership(*next);
+        if !self.hand_over() {
+            return;
+        }
         let limit = self.clock.tick_ms() + RESIGN_LIMIT_MS;
         while log.status().leader == Some(me) && self.clock.tick_ms() < limit {
             std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Asks the voter that has most of the metadata log to lead it; `false` if this node does not, or is the only one.
+    fn hand_over(&self) -> bool {
+        let (Some(log), Some(me)) = (self.log.get(), self.voter_id()) else { return false };
+        let status = log.status();
+        let next = status.voters.iter().filter(|id| **id != me).max_by_key(|id| status.replicated.get(id));
+        let (true, Some(next)) = (status.leader == Some(me), next) else { return false };
+        log.transfer_leadership(*next);
+        true
+    }
+
+    /// There is no space for the metadata log here: while that is so this node decides nothing, and another may have some.
+    fn on_full(&self, why: &str) {
+        let tick_ms = self.clock.tick_ms();
+        {
+            let mut state = self.state();
+            if tick_ms < state.hand_over_again_ms {
+                return;
+            }
+            state.hand_over_again_ms = tick_ms + HAND_OVER_EVERY_MS;
+        }
+        if self.hand_over() {
+            tracing::warn!("{why}: another voter is asked to lead the metadata log");
         }
     }
 
@@ -451,6 +479,9 @@ impl Controller {
                 Some(Failure::new(ErrorCode::NotController, error.to_string()))
             }
             Err(error @ (ProposeError::Full(_) | ProposeError::Stopped(_))) => {
+                if matches!(error, ProposeError::Full(_)) {
+                    self.on_full(&error.to_string());
+                }
                 Some(Failure::new(ErrorCode::KafkaStorageError, error.to_string()))
             }
             Err(error @ (ProposeError::TooLarge(_) | ProposeError::MembersStay(_))) => {
