@@ -160,7 +160,9 @@ def say(log, line):
 def main():
     o = arguments()
     has_namespaces = in_place(o)
+    import can_see
     import nodes
+    can_see.main()
     directory = o.dir or pathlib.Path(tempfile.mkdtemp(prefix="ottla-chaos-"))
     directory.mkdir(parents=True, exist_ok=True)
     log, chance, totals, wrong, number = open(o.log or directory / "chaos.log", "ab"), random.Random(o.seed), Counter(), [], 0
