@@ -99,8 +99,12 @@ fn topic_id(cluster: &Cluster, node: usize) -> ottla_protocol::types::TopicId {
 }
 
 fn reassign(cluster: &Cluster, node: usize, replicas: Option<&[i32]>) -> i16 {
+    reassign_topic(cluster, node, TOPIC, replicas)
+}
+
+fn reassign_topic(cluster: &Cluster, node: usize, topic: &str, replicas: Option<&[i32]>) -> i16 {
     let partition = ReassignablePartition { partition_index: 0, replicas: replicas.map(<[i32]>::to_vec) };
-    let topic = ReassignableTopic { name: TOPIC.into(), partitions: vec![partition] };
+    let topic = ReassignableTopic { name: topic.to_owned().into(), partitions: vec![partition] };
     let request =
         AlterPartitionReassignmentsRequest { timeout_ms: 10_000, topics: vec![topic], ..Default::default() };
     let response = cluster.connect(node).call(1, &request);
@@ -160,6 +164,67 @@ fn a_reassigned_partition_moves_with_its_records_and_leaves_no_files() {
     assert_eq!(reassign(&cluster, 3, Some(&[1, 3])), 0);
     eventually("1,3 hold it", || cluster.partition(2, TOPIC, 0).isr_nodes.len() == 2 && holds(&cluster, 1));
     assert_eq!(fetch(&cluster, 1, "", 0).high_watermark, 1);
+}
+
+#[test]
+fn groups_and_their_offsets_move_with_the_partition_that_holds_them() {
+    let cluster = Cluster::up(3, &["--set", "offsets.topic.num.partitions=1"]);
+    create(&cluster, &[&[1, 2]], &[]);
+    let coordinator = |node: usize| {
+        let request = FindCoordinatorRequest { coordinator_keys: vec!["g".into()], ..Default::default() };
+        let found = cluster.connect(node).call(4, &request).coordinators.remove(0);
+        usize::try_from(found.node_id).ok().filter(|_| found.error_code == 0)
+    };
+    let mut first = None;
+    eventually("there is a coordinator", || {
+        first = coordinator(1);
+        first.is_some()
+    });
+    let first = first.expect("found");
+    let commit = |node: usize, committed_offset: i64| {
+        let partition = offset_commit_request::OffsetCommitRequestPartition {
+            partition_index: 0,
+            committed_offset,
+            committed_leader_epoch: -1,
+            committed_metadata: None,
+        };
+        let topic = offset_commit_request::OffsetCommitRequestTopic {
+            name: TOPIC.into(),
+            partitions: vec![partition],
+            ..Default::default()
+        };
+        let request = OffsetCommitRequest {
+            group_id: "g".into(),
+            generation_id_or_member_epoch: -1,
+            topics: vec![topic],
+            ..Default::default()
+        };
+        cluster.connect(node).call(8, &request).topics[0].partitions[0].error_code
+    };
+    eventually("the offset is committed", || commit(first, 42) == 0);
+    // To the two others, and no replica stays.
+    let others: Vec<i32> = (1..=3).filter(|id| usize::try_from(*id) != Ok(first)).collect();
+    assert_eq!(reassign_topic(&cluster, 1, "__consumer_offsets", Some(&others)), 0);
+    let mut next = None;
+    eventually("another node coordinates", || {
+        next = coordinator(first).filter(|node| *node != first);
+        next.is_some()
+    });
+    let next = next.expect("found");
+    let fetched = || {
+        let group = offset_fetch_request::OffsetFetchRequestGroup {
+            group_id: "g".into(),
+            topics: None,
+            ..Default::default()
+        };
+        let request = OffsetFetchRequest { groups: vec![group], ..Default::default() };
+        let group = cluster.connect(next).call(8, &request).groups.remove(0);
+        (group.error_code == 0).then(|| group.topics[0].partitions[0].committed_offset)
+    };
+    eventually("it knows the offset", || fetched() == Some(42));
+    assert_eq!(commit(next, 43), 0);
+    assert_eq!(commit(first, 44), ErrorCode::NotCoordinator.code());
+    assert_eq!(fetched(), Some(43));
 }
 
 #[test]
