@@ -233,6 +233,11 @@ impl MetadataLog {
         });
     }
 
+    /// Runs a task on the log's thread.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.handle.spawn(task);
+    }
+
     /// Has a snapshot built soon, whatever the policy says.
     pub fn trigger_snapshot(&self) {
         let raft = self.raft.clone();

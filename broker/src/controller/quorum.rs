@@ -49,6 +49,8 @@ pub trait Quorum: Send + Sync + fmt::Debug {
     }
     /// Answers a message of another member; the error is for the log.
     fn answer_peer(self: Arc<Self>, request: Vec<u8>) -> BoxFuture<'static, Result<Vec<u8>, String>>;
+    /// Runs a task on the log's own thread.
+    fn spawn(&self, task: BoxFuture<'static, ()>);
     fn stop(&self);
 }
 
@@ -103,6 +105,10 @@ impl Quorum for MetadataLog {
         Box::pin(async move { Self::answer_peer(&self, &request).await.map_err(|error| error.to_string()) })
     }
 
+    fn spawn(&self, task: BoxFuture<'static, ()>) {
+        self.spawn(task);
+    }
+
     fn stop(&self) {
         self.stop();
     }
@@ -141,10 +147,12 @@ impl Controller {
         request: Vec<u8>,
         answer: impl FnOnce(Result<Vec<u8>, ErrorCode>) + Send + 'static,
     ) {
-        let (Some(log), Some(others)) = (self.log.get().cloned(), self.others.get()) else {
+        let Some(log) = self.log.get().cloned().filter(|_| self.others.get().is_some()) else {
             return answer(Err(ErrorCode::BrokerNotAvailable));
         };
-        others.links.spawn(Box::pin(async move {
+        // Where its answer is made: another thread would only be woken twice for each heartbeat.
+        let asked = Arc::clone(&log);
+        asked.spawn(Box::pin(async move {
             let outcome = log.answer_peer(request).await;
             answer(outcome.map_err(|error| {
                 tracing::debug!("a message of the quorum was refused: {error}");

@@ -193,6 +193,9 @@ impl Quorum for SimQuorum {
         Box::pin(std::future::ready(Err("the stand-in for the quorum sends no messages".into())))
     }
 
+    /// Whatever it would do, a simulation does by its effects.
+    fn spawn(&self, _task: BoxFuture<()>) {}
+
     fn stop(&self) {}
 }
 
