@@ -114,7 +114,12 @@ def play(o, cluster, chance, number, log):
                load.FranzGo(go_client(), cluster.bootstrap, 2, slots, o.rate, o.size, log)]
     books = [writer.book for writer in writers]
     done = faults.Faults(cluster, chance, o.only and o.only.split(","))
-    done.run(o.round, o.pace)
+    try:
+        done.run(o.round, o.pace)
+    except BaseException:
+        for writer in writers:
+            writer.abandon()
+        raise
     healed = time.monotonic()
     try:
         wait_converged(cluster, slots)

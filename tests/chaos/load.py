@@ -91,6 +91,9 @@ class Librdkafka:
                 self.book.errors.append(f"{self.name}: {error}")
                 return
 
+    def abandon(self):
+        self.stopping = True
+
     def finish(self, limit):
         """Sends nothing more; waits until everything is acknowledged. What is not then, is counted."""
         self.stopping = True
@@ -120,6 +123,9 @@ class FranzGo:
             for number, offset in ACK.iter_unpack(rest[:whole]):
                 self.book.note(number, offset)
             rest = rest[whole:]
+
+    def abandon(self):
+        self.process.kill()
 
     def finish(self, limit):
         self.process.stdin.close()
