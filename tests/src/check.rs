@@ -79,7 +79,7 @@ impl Checks {
     ///
     /// # Errors
     /// The first violation.
-    pub fn finish(&self, made: &[(usize, i32, u64)]) -> Result<(), Violation> {
+    pub fn finish(&mut self, made: &[(usize, i32, u64)]) -> Result<(), Violation> {
         self.acknowledged.finish()?;
         self.idempotence.finish(made)
     }

@@ -39,7 +39,8 @@ pub enum Line {
 
 impl Line {
     /// Who owes answers and has said nothing for so long hangs: the connection is given up, with all that waits in it.
-    fn silence_max(self) -> Duration {
+    #[must_use]
+    pub fn silence_max(self) -> Duration {
         Duration::from_secs(match self {
             // The last piece of a snapshot is answered once it is installed.
             Self::Quorum => 65,

@@ -87,7 +87,8 @@ impl Acknowledged {
     ///
     /// # Errors
     /// Something that was told is nowhere.
-    pub fn finish(&self) -> Result<(), Violation> {
+    pub fn finish(&mut self) -> Result<(), Violation> {
+        self.compare()?;
         let gone = self.open.iter().find(|(_, _, _, _, offset)| *offset >= 0);
         if let Some((partition, producer, first, count, offset)) = gone {
             let what = format!(

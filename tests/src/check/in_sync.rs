@@ -84,7 +84,14 @@ fn fault(image: &Image, before: Option<&PartitionState>, state: &PartitionState)
     let held = |id: &NodeId| {
         before.isr.contains(id) || before.elr.contains(id) || before.last_known_elr.contains(id)
     };
-    if state.leader != NodeId::NONE && state.leader != before.leader && !held(&state.leader) {
+    // Two ways lead in and to the front in one step: a reassignment's last replica, and whoever comes to a leader that shuts down.
+    let is_handed_over = before.adding.contains(&state.leader)
+        || image.broker(before.leader).is_some_and(|broker| broker.shutting_down);
+    if state.leader != NodeId::NONE
+        && state.leader != before.leader
+        && !held(&state.leader)
+        && !is_handed_over
+    {
         return Some("a leader was elected who was neither in sync nor eligible");
     }
     None

@@ -9,7 +9,7 @@ pub struct Replayed {
 }
 
 /// Every so many looks.
-const EVERY: usize = 7;
+const EVERY: usize = 47;
 
 impl Replayed {
     /// Compares.

@@ -34,6 +34,8 @@ pub struct Link {
     queue: VecDeque<(u64, Vec<u8>)>,
     /// Sent, in order.
     waiting: VecDeque<u64>,
+    /// When the other end last said something, or was first asked.
+    heard_us: u64,
 }
 
 /// What a node keeps of its links.
@@ -62,6 +64,10 @@ impl Follow {
         let wanted = self.replicator.is_wanted();
         format!("connection {:?} greeted {} asked {} wanted {wanted}", self.conn, self.greeted, self.asked)
     }
+}
+
+fn silence_us(line: Line) -> u64 {
+    u64::try_from(line.silence_max().as_micros()).unwrap_or(u64::MAX / 4)
 }
 
 fn line_key(line: Line) -> u8 {
@@ -120,6 +126,12 @@ impl World {
             }
             Some(conn) if link.greeted => {
                 let queue = std::mem::take(&mut link.queue);
+                if link.waiting.is_empty() && !queue.is_empty() {
+                    link.heard_us = self.now_us;
+                    let at = self.now_us + silence_us(line);
+                    self.schedule(at, Event::Silence { conn });
+                }
+                let Some(link) = self.link(node, to, line) else { return };
                 link.waiting.extend(queue.iter().map(|(id, _)| *id));
                 for (_, bytes) in queue {
                     self.send(conn, 0, &bytes);
@@ -188,6 +200,7 @@ impl World {
     /// An answer came.
     pub(super) fn on_frame(&mut self, conn: u64, body: Bytes) {
         let Some(owner) = self.conns.get(&conn).map(|conn| conn.owner.clone()) else { return };
+        let now = self.now_us;
         match owner {
             Owner::Nobody => {}
             Owner::Client(client) => self.on_client_frame(client, conn, body),
@@ -196,6 +209,7 @@ impl World {
                     return;
                 };
                 if link.greeted {
+                    link.heard_us = now;
                     let Some(call) = link.waiting.pop_front() else { return };
                     self.answer_call(node, call, Ok(body));
                 } else if greets(body).is_some() {
@@ -308,6 +322,23 @@ impl World {
             self.stop_following(node, leader, conn);
             self.close(conn, 0);
         }
+    }
+
+    /// Who owes answers and says nothing hangs.
+    pub(super) fn on_silence(&mut self, conn: u64) {
+        let Some(owner) = self.conns.get(&conn).map(|conn| conn.owner.clone()) else { return };
+        let Owner::Link { node, to, line, .. } = owner else { return };
+        let (now, silence) = (self.now_us, silence_us(line));
+        let Some(link) = self.link(node, &to, line).filter(|link| link.conn == Some(conn)) else { return };
+        let (due, owes) = (link.heard_us + silence, !link.waiting.is_empty());
+        if !owes {
+            return;
+        }
+        if due > now {
+            return self.schedule(due, Event::Silence { conn });
+        }
+        self.on_ended(conn, true);
+        self.close(conn, 0);
     }
 
     /// The other end should have greeted by now.

@@ -29,6 +29,7 @@ const CHECK_US: u64 = 100_000;
 pub enum Event {
     Connect { conn: u64 },
     GreetLimit { conn: u64 },
+    Silence { conn: u64 },
     Arrive { conn: u64, dir: usize },
     Turn { node: usize, life: u64 },
     Disk { node: usize, life: u64, work: u64 },
@@ -217,6 +218,7 @@ impl World {
         match event {
             Event::Connect { conn } => self.on_connect(conn),
             Event::GreetLimit { conn } => self.on_greet_limit(conn),
+            Event::Silence { conn } => self.on_silence(conn),
             Event::Arrive { conn, dir } => {
                 let party = self.conns.get(&conn).map(|conn| if dir == 0 { conn.to } else { conn.from });
                 if let Some(node) = party.filter(|party| *party < self.nodes.len()) {
