@@ -34,6 +34,14 @@ impl DialError {
     pub fn is_connection_refused(&self) -> bool {
         matches!(self, Self::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused)
     }
+
+    /// Somebody was there, and ended the connection without an answer.
+    #[must_use]
+    pub fn is_hang_up(&self) -> bool {
+        use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+        let Self::Io(error) = self else { return false };
+        matches!(error.kind(), ConnectionReset | ConnectionAborted | BrokenPipe | UnexpectedEof)
+    }
 }
 
 /// One connection.

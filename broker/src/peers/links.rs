@@ -21,6 +21,9 @@ use super::{Address, Identity};
 
 /// How long the other end may take to accept and to greet.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
+/// Who hangs up may be about to end: it is dialled so often, with a pause between, before it is taken for alive.
+const ENDING_ATTEMPTS: usize = 20;
+const ENDING_PAUSE: Duration = Duration::from_millis(10);
 /// An answer may have so many bytes.
 const FRAME_BYTES_MAX: usize = 128 << 20;
 
@@ -227,8 +230,17 @@ impl Carrier for Sockets {
     }
 
     fn refuses(&self, host: &str, port: u16) -> bool {
-        let dialled = Dial::connect(host, port, &self.shared.identity.hello());
-        dialled.is_err_and(|error| error.is_connection_refused())
+        for attempt in 0..ENDING_ATTEMPTS {
+            match Dial::connect(host, port, &self.shared.identity.hello()) {
+                Err(error) if error.is_connection_refused() => return true,
+                // A process that ends closes its sockets one after the other: its listener may be there a moment longer.
+                Err(error) if error.is_hang_up() && attempt + 1 < ENDING_ATTEMPTS => {
+                    std::thread::sleep(ENDING_PAUSE);
+                }
+                _ => return false,
+            }
+        }
+        false
     }
 
     fn spawn_blocking(&self, act: Box<dyn FnOnce() + Send>) {
@@ -416,6 +428,8 @@ mod tests {
                 frame::encode_response(&mut said, &QuorumResponse { error_code: 0, payload }, 0, 0);
                 stream.write_all(&said.into_bytes()).expect("heard");
             }
+            // What is not read when it closes would take the answers back.
+            let _ = next_frame(&mut stream);
         });
         Address { node: NodeId(2), host: "127.0.0.1".into(), port }
     }
@@ -445,6 +459,23 @@ mod tests {
         assert!(matches!(&answers[0], Ok(payload) if payload[..] == [7]), "{answers:?}");
         assert!(matches!(&answers[1], Ok(payload) if payload[..] == [8]), "{answers:?}");
         assert!(matches!(&answers[2], Err(error) if !error.was_not_sent()), "{answers:?}");
+        links.stop();
+    }
+
+    #[test]
+    fn a_process_whose_listener_ends_a_moment_later_is_gone_and_one_that_answers_is_not() {
+        let links = links();
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = listener.local_addr().expect("bound").port();
+        // Two connections are still accepted by the kernel, and closed unanswered.
+        std::thread::spawn(move || {
+            for _ in 0..2 {
+                drop(listener.accept());
+            }
+        });
+        assert!(links.refuses("127.0.0.1", port));
+        let alive = node(0, 0);
+        assert!(!links.refuses("127.0.0.1", alive.port));
         links.stop();
     }
 
