@@ -33,6 +33,10 @@ fuzz *ARGS:
 sim *ARGS:
     cargo run --quiet --profile sim -p ottla-tests --bin sim -- {{ARGS}}
 
+# Each planted bug must be caught within 60 seeds.
+sim-bugs *ARGS:
+    cargo run --quiet --profile sim -p ottla-tests --features sabotage --bin sim -- --bugs --seeds 60 {{ARGS}}
+
 # Benchmarks of the parts.
 bench:
     cargo bench -p ottla-benches

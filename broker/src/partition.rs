@@ -21,6 +21,7 @@ use arc_swap::ArcSwap;
 use ottla_machine::controller::image::{Image, PartitionState};
 use ottla_machine::partition::leader::{IsrProposal, Mode, OwnLog, Replica};
 use ottla_machine::partition::producers::Producers;
+use ottla_machine::sabotage::{Bug, is_on};
 use ottla_protocol::error::ErrorCode;
 use ottla_protocol::types::{BrokerEpoch, NodeId, Offset, TopicId};
 use ottla_storage::{FlushTicket, Log, LogDir, Removal, StorageError};
@@ -192,6 +193,9 @@ impl Partition {
                 let epoch = placed.leader_epoch;
                 if let Some(log) = &mut state.log {
                     log.assign_epoch(epoch);
+                }
+                if is_on(Bug::ForgetProducersOnLeading) {
+                    state.producers = Producers::default();
                 }
             }
             if led && !state.replica.leads() {

@@ -4,3 +4,4 @@ pub mod controller;
 pub mod env;
 pub mod group;
 pub mod partition;
+pub mod sabotage;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use ottla_machine::sabotage::{Bug, is_on};
 use ottla_protocol::batch;
 use ottla_protocol::error::ErrorCode;
 use ottla_protocol::types::{LeaderEpoch, NodeId, Offset};
@@ -191,6 +192,7 @@ impl Partition {
             Some((_, end)) => end,
             None => leader_end,
         };
+        let target = if is_on(Bug::CutAtWatermark) { state.replica.high_watermark() } else { target };
         let target = target.min(own_end);
         let committed = state.replica.high_watermark();
         if target < committed {

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ottla_machine::partition::leader::{IsrProposal, Progress};
+use ottla_machine::sabotage::{Bug, is_on};
 use ottla_protocol::error::ErrorCode;
 use ottla_protocol::types::{BrokerEpoch, LeaderEpoch, NodeId, Offset, TopicId};
 use ottla_storage::Read;
@@ -225,7 +226,7 @@ impl super::State {
     /// here (KIP-595).
     fn diverges(&self, wish: &Wish) -> Option<(LeaderEpoch, Offset)> {
         let log = self.log.as_ref()?;
-        if wish.last_epoch == LeaderEpoch::NONE {
+        if wish.last_epoch == LeaderEpoch::NONE || is_on(Bug::IgnoreDivergence) {
             return None;
         }
         match log.end_offset_for(wish.last_epoch) {

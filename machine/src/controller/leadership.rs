@@ -16,6 +16,7 @@ use super::decide::Decision;
 use super::image::{Broker, Image, Nodes, PartitionState, Topic};
 use super::record::Record;
 use super::topics::index_of;
+use crate::sabotage::{Bug, is_on};
 
 /// Which brokers may lead and be in sync, as it will be once the decision is made.
 pub(super) struct Fitness {
@@ -210,7 +211,8 @@ impl<'a> Change<'a> {
         {
             return Some(id);
         }
-        self.replicas.iter().copied().find(|id| self.election == Election::Unclean && is_active(id))
+        let any = self.election == Election::Unclean || is_on(Bug::ElectAnybody);
+        self.replicas.iter().copied().find(|id| any && is_active(id))
     }
 
     /// Who left the in-sync set and still holds every committed record, because the watermark stands while that set is below its

@@ -10,6 +10,7 @@ use ottla_protocol::error::ErrorCode;
 use ottla_protocol::types::{BrokerEpoch, LeaderEpoch, NodeId, Offset, PartitionEpoch};
 
 use crate::controller::image::{Nodes, PartitionState};
+use crate::sabotage::{Bug, is_on};
 
 /// The epoch of a broker's registration if it may lead and be in sync, else nothing: what a leader asks the image.
 pub type Active<'a> = &'a dyn Fn(NodeId) -> Option<BrokerEpoch>;
@@ -85,7 +86,8 @@ pub struct OwnLog {
 
 impl OwnLog {
     fn reached(&self, mode: &Mode) -> Offset {
-        if mode.flushed_counts { self.flushed } else { self.end }
+        let counts = mode.flushed_counts && !is_on(Bug::AcknowledgeBeforeFlush);
+        if counts { self.flushed } else { self.end }
     }
 }
 
@@ -207,7 +209,7 @@ impl Replica {
     /// # Errors
     /// FENCED_LEADER_EPOCH, UNKNOWN_LEADER_EPOCH.
     pub fn check_epoch(&self, epoch: LeaderEpoch) -> Result<(), ErrorCode> {
-        if epoch != LeaderEpoch::NONE {
+        if epoch != LeaderEpoch::NONE && !is_on(Bug::SkipEpochCheck) {
             if epoch < self.state.leader_epoch {
                 return Err(ErrorCode::FencedLeaderEpoch);
             }
@@ -234,17 +236,25 @@ impl Replica {
     /// This node's log moved, or time passed. Returns whether the high watermark moved.
     pub fn advance(&mut self, own: OwnLog, mode: &Mode, active: Active<'_>, tick_ms: u64) -> bool {
         let Some(leading) = &self.leading else { return false };
-        if !self.has_enough(mode.min_insync_replicas) {
+        if !self.has_enough(mode.min_insync_replicas) && !is_on(Bug::IgnoreMinimum) {
             return false;
         }
         let proposed = leading.proposed.as_deref().unwrap_or_default();
         let mut reached = own.reached(mode);
         for (id, follower) in &leading.followers {
-            let is_member = self.state.isr.contains(id) || proposed.contains(id);
+            let asked = proposed.contains(id) && !is_on(Bug::IgnoreProposal);
+            let is_member = self.state.isr.contains(id) || asked;
             // One that is about to join is waited for, or it would run after the watermark for ever; not one that can't join.
             if is_member || follower.is_caught_up(tick_ms, mode) && active(*id) == Some(follower.epoch) {
                 reached = reached.min(follower.reached(mode));
             }
+        }
+        if is_on(Bug::WatermarkOfMost) {
+            let mut ends: Vec<Offset> =
+                leading.followers.values().map(|follower| follower.reached(mode)).collect();
+            ends.push(own.reached(mode));
+            ends.sort_unstable();
+            reached = ends[ends.len() / 2].min(own.end);
         }
         let moved = reached > self.high_watermark;
         if moved {
@@ -308,9 +318,9 @@ impl Replica {
         let Some(leading) = &self.leading else { return false };
         let Some(follower) = leading.followers.get(&id) else { return false };
         !self.state.isr.contains(&id)
-            && follower.reached(mode) >= self.high_watermark
-            && follower.end >= leading.epoch_start
-            && active(id) == Some(follower.epoch)
+            && (follower.reached(mode) >= self.high_watermark && follower.end >= leading.epoch_start
+                || is_on(Bug::JoinTooEarly))
+            && (active(id) == Some(follower.epoch) || is_on(Bug::JoinWithoutBrokerEpoch))
     }
 
     /// Time has passed: who has not caught up for too long is to leave the in-sync set. Who showed all that it needs while it was fenced
@@ -390,7 +400,8 @@ impl Follower {
     }
 
     fn reached(&self, mode: &Mode) -> Offset {
-        if mode.flushed_counts { self.flushed } else { self.end }
+        let counts = mode.flushed_counts && !is_on(Bug::FollowerCountsUnflushed);
+        if counts { self.flushed } else { self.end }
     }
 
     fn is_caught_up(&self, tick_ms: u64, mode: &Mode) -> bool {

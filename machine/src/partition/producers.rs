@@ -9,6 +9,8 @@ use ottla_protocol::batch::{BatchHeader, add_sequence};
 use ottla_protocol::error::ErrorCode;
 use ottla_protocol::types::Offset;
 
+use crate::sabotage::{Bug, is_on};
+
 /// Batches that may be in flight at once, and are recognised when they come again.
 const REMEMBERED: usize = 5;
 
@@ -75,11 +77,14 @@ impl Producers {
         }
         let last = header.last_sequence();
         let same = |batch: &&Remembered| batch.first_sequence == first && batch.last_sequence == last;
+        if is_on(Bug::ForgetDuplicates) && producer.batches.iter().any(|batch| same(&batch)) {
+            return Verdict::Append;
+        }
         if let Some(batch) = producer.batches.iter().find(same) {
             return Verdict::Duplicate(*batch);
         }
         match producer.batches.back() {
-            Some(newest) if add_sequence(newest.last_sequence, 1) != first => {
+            Some(newest) if add_sequence(newest.last_sequence, 1) != first && !is_on(Bug::TakeGaps) => {
                 Verdict::Refuse(ErrorCode::OutOfOrderSequenceNumber)
             }
             _ => Verdict::Append,

@@ -1,6 +1,7 @@
 //! Runs the simulator over many seeds, or over one with its whole trace.
 //!
-//! `sim --seeds N [--from S] [--seconds T]`, `sim --seed S --trace`.
+//! `sim --seeds N [--from S] [--seconds T]`, `sim --seed S --trace`. With the feature `sabotage`: `sim --bugs --seeds N` plants each bug of
+//! `ottla_machine::sabotage` in turn, and each must be caught within N seeds.
 
 #![allow(clippy::print_stdout, reason = "a program for a terminal")]
 
@@ -15,10 +16,11 @@ struct Args {
     from: Option<u64>,
     seconds: Option<u64>,
     trace: bool,
+    bugs: bool,
 }
 
 fn parse() -> Result<Args, String> {
-    let mut args = Args { seeds: 20, from: None, seconds: None, trace: false };
+    let mut args = Args { seeds: 20, from: None, seconds: None, trace: false, bugs: false };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let mut number = || -> Result<u64, String> {
@@ -31,6 +33,7 @@ fn parse() -> Result<Args, String> {
             "--seconds" => args.seconds = Some(number()?),
             "--seed" => (args.from, args.seeds) = (Some(number()?), 1),
             "--trace" => args.trace = true,
+            "--bugs" => args.bugs = true,
             _ => {
                 return Err(format!(
                     "{word} is not known: --seeds N, --from S, --seconds T, --seed S, --trace"
@@ -55,6 +58,9 @@ fn main() -> ExitCode {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let from = args.from.unwrap_or(now % 1_000_000_000 * 1_000);
     println!("seeds from {from} on");
+    if args.bugs {
+        return try_bugs(from, args.seeds);
+    }
     let began = Instant::now();
     let (mut total, mut runs, mut failures) = (Stats::default(), 0_u64, 0_u64);
     for seed in from..from.saturating_add(args.seeds) {
@@ -89,4 +95,40 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     ExitCode::SUCCESS
+}
+
+#[cfg(not(feature = "sabotage"))]
+fn try_bugs(_from: u64, _seeds: u64) -> ExitCode {
+    println!("this build has no bugs to plant: build it with --features sabotage");
+    ExitCode::FAILURE
+}
+
+/// Plants each bug, and runs seeds until one shows it.
+#[cfg(feature = "sabotage")]
+fn try_bugs(from: u64, seeds: u64) -> ExitCode {
+    use ottla_machine::sabotage::{Bug, plant};
+
+    let mut missed = 0_u32;
+    std::panic::set_hook(Box::new(|_| {}));
+    for bug in Bug::ALL {
+        plant(Some(bug));
+        let began = Instant::now();
+        let caught = (0..seeds).find_map(|count| {
+            let by = match std::panic::catch_unwind(|| sim::run(from + count, false)) {
+                Ok(outcome) => outcome.violation?.check,
+                Err(_) => "an assertion",
+            };
+            Some((count + 1, by))
+        });
+        let took = began.elapsed().as_secs_f64();
+        match caught {
+            Some((count, by)) => println!("{bug:?}: caught within {count} seeds, by \"{by}\" ({took:.1} s)"),
+            None => {
+                missed += 1;
+                println!("{bug:?}: NOT CAUGHT within {seeds} seeds ({took:.1} s)");
+            }
+        }
+    }
+    plant(None);
+    if missed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }

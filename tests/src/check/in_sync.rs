@@ -13,6 +13,8 @@ pub struct InSyncRules {
     version: u64,
     last: BTreeMap<(TopicId, usize), PartitionState>,
     pub leader_changes: u64,
+    /// What changed since somebody last took it, for a person.
+    pub news: Vec<String>,
 }
 
 impl InSyncRules {
@@ -40,6 +42,17 @@ impl InSyncRules {
                     );
                     return Err(Violation::new("in-sync sets keep the rules", what));
                 }
+                let PartitionState { leader, leader_epoch, partition_epoch, replicas, isr, elr, .. } =
+                    &**state;
+                let ids =
+                    |nodes: &[NodeId]| nodes.iter().map(|id| id.0.to_string()).collect::<Vec<_>>().join(",");
+                self.news.push(format!(
+                    "{}-{index}: leader {leader} epochs {leader_epoch}/{partition_epoch} replicas {} isr {} elr {}",
+                    topic.name,
+                    ids(replicas),
+                    ids(isr),
+                    ids(elr)
+                ));
                 self.leader_changes += u64::from(before.is_some_and(|before| before.leader != state.leader));
                 self.last.insert((*id, index), PartitionState::clone(state));
             }
@@ -86,6 +99,7 @@ fn fault(image: &Image, before: Option<&PartitionState>, state: &PartitionState)
     };
     // Two ways lead in and to the front in one step: a reassignment's last replica, and whoever comes to a leader that shuts down.
     let is_handed_over = before.adding.contains(&state.leader)
+        || before.removing.contains(&before.leader)
         || image.broker(before.leader).is_some_and(|broker| broker.shutting_down);
     if state.leader != NodeId::NONE
         && state.leader != before.leader

@@ -296,6 +296,9 @@ impl World {
         {
             self.violation(violation.check, violation.what);
         }
+        for line in std::mem::take(&mut self.checks.in_sync.news) {
+            self.trace.line(self.now_us, &line);
+        }
         self.stats.leader_changes = self.checks.in_sync.leader_changes;
     }
 
