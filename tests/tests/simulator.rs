@@ -12,6 +12,7 @@ fn passes(seed: u64) {
 }
 
 #[test]
+#[ignore = "slow unless optimised: tests/all runs it in the profile `sim`"]
 fn the_same_seed_gives_the_same_run_byte_for_byte() {
     let (first, again, other) = (sim::run(8, false), sim::run(8, false), sim::run(11, false));
     assert_eq!((first.hash, first.stats.acknowledged), (again.hash, again.stats.acknowledged));
@@ -20,6 +21,14 @@ fn the_same_seed_gives_the_same_run_byte_for_byte() {
 
 /// A follower that had everything before the controller let it serve had no reason to fetch again, and stayed out of sync.
 #[test]
+#[ignore = "slow unless optimised: tests/all runs it in the profile `sim`"]
 fn followers_that_have_everything_join_although_nobody_produces() {
     passes(7);
+}
+
+/// A follower got into the in-sync set of a new leader with what it had in memory, led, and lost power.
+#[test]
+#[ignore = "slow unless optimised: tests/all runs it in the profile `sim`"]
+fn nobody_joins_a_new_leader_without_all_of_the_epochs_before_on_its_disk() {
+    passes(7015);
 }

@@ -318,7 +318,7 @@ impl Replica {
         let Some(leading) = &self.leading else { return false };
         let Some(follower) = leading.followers.get(&id) else { return false };
         !self.state.isr.contains(&id)
-            && (follower.reached(mode) >= self.high_watermark && follower.end >= leading.epoch_start
+            && (follower.reached(mode) >= self.high_watermark.max(leading.epoch_start)
                 || is_on(Bug::JoinTooEarly))
             && (active(id) == Some(follower.epoch) || is_on(Bug::JoinWithoutBrokerEpoch))
     }

@@ -126,6 +126,18 @@ fn a_follower_joins_once_it_has_what_is_committed_and_all_of_the_epochs_before()
     }
 }
 
+/// A new leader does not know yet how much of the epochs before was acknowledged: its own watermark may be far behind. Found by the
+/// simulator (seed 7015): a follower joined with what it had in memory, led, lost power, and what two others had acknowledged was cut.
+#[test]
+fn a_follower_joins_a_new_leader_with_all_of_the_epochs_before_on_its_disk() {
+    for (flushed, expected) in [(5, None), (9, Some(vec![1, 3, 2]))] {
+        let mut replica = replica(&[1, 2, 3], &[1, 3], 1, 9, &DISK);
+        let proposal = replica.on_follower(fetched(2, 9, flushed), own(9, 9), &DISK, &everybody, 0);
+        assert_eq!(replica.high_watermark(), Offset(0), "node 3 has not fetched");
+        assert_eq!(members(proposal), expected, "flushed up to {flushed}");
+    }
+}
+
 #[test]
 fn while_a_proposal_is_open_the_watermark_waits_for_the_old_members_and_the_new() {
     let mut replica = replica(&[1, 2], &[1], 1, 0, &DISK);
