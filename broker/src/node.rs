@@ -124,6 +124,7 @@ impl Node {
             image: Arc::clone(&published.image),
             in_sync: Arc::new(InSync::default()),
             contact: Arc::default(),
+            is_settled: AtomicBool::new(true),
             lag_max_ms: 30_000,
             on_followed_flush: OnceLock::new(),
             on_damage: OnceLock::new(),

@@ -76,6 +76,8 @@ pub struct Host {
     /// Where changes of in-sync sets are asked for.
     pub in_sync: Arc<InSync>,
     pub contact: Arc<Contact>,
+    /// The image is as new as this node's registration, and what it says is no history any more.
+    pub is_settled: AtomicBool,
     /// `replica.lag.time.max.ms`.
     pub lag_max_ms: u64,
     /// Told of a partition that this node follows and has flushed further; set once there are other nodes.
@@ -367,8 +369,11 @@ impl Partition {
         due.complete();
         let log = match log {
             Some(log) => Some(log),
-            // Never opened in this process, but it may have files.
-            None => self.open_log(&TopicOptions::default()).ok().map(|(log, _)| log),
+            // Never opened in this process, but it may have files; those of another topic of the same name are none of its own.
+            None => {
+                let opened = self.host.log_dir.open_log(&self.dir_name, self.topic, TopicOptions::default());
+                opened.ok().map(|(log, _)| log).filter(|log| log.owner() == self.topic)
+            }
         };
         match log.map(Log::delete) {
             Some(Ok(removal)) => Some(removal),

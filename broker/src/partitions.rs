@@ -1,8 +1,8 @@
 //! The partitions of this node, kept in step with the image: made when it names them, gone when it does not.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use ottla_machine::controller::image::{ConfigKind, DiffItem, Image, PartitionState};
 use ottla_protocol::types::{NodeId, TopicId};
@@ -23,8 +23,8 @@ pub struct Partitions {
     host: Arc<Host>,
     config: Arc<Config>,
     table: RwLock<Table>,
-    /// See [`Partitions::settle`].
-    is_settled: AtomicBool,
+    /// Topics that went while the image was history: whether what has their names is theirs, it cannot say.
+    gone_before: Mutex<Vec<Arc<Partition>>>,
 }
 
 impl std::fmt::Debug for Partitions {
@@ -36,12 +36,16 @@ impl std::fmt::Debug for Partitions {
 impl Partitions {
     #[must_use]
     pub fn new(host: Host, config: Arc<Config>) -> Self {
-        Self { host: Arc::new(host), config, table: RwLock::default(), is_settled: AtomicBool::new(false) }
+        Self { host: Arc::new(host), config, table: RwLock::default(), gone_before: Mutex::default() }
     }
 
     #[must_use]
     pub fn host(&self) -> &Host {
         &self.host
+    }
+
+    fn gone_before(&self) -> MutexGuard<'_, Vec<Arc<Partition>>> {
+        self.gone_before.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn table(&self) -> RwLockReadGuard<'_, Table> {
@@ -84,9 +88,10 @@ impl Partitions {
     }
 
     /// The image is as new as this node's registration. From here on a partition that is placed elsewhere is news, and its files here go;
-    /// before, it was history that may have been undone since. What was placed elsewhere while this node was away goes now.
+    /// before, it was history that may have been undone since, and no log is opened. What was placed elsewhere or deleted while this node was away
+    /// goes now.
     pub fn settle(self: &Arc<Self>) {
-        self.is_settled.store(true, Ordering::Release);
+        self.host.is_settled.store(true, Ordering::Release);
         let partitions = Arc::clone(self);
         self.host.flusher.run_job(move || {
             let Ok(names) = partitions.host.log_dir.log_names() else { return };
@@ -95,6 +100,17 @@ impl Partitions {
             {
                 // Under the lock, so that it is not placed here again meanwhile.
                 let mut table = partitions.table.write().unwrap_or_else(PoisonError::into_inner);
+                let present: HashSet<&str> = table
+                    .values()
+                    .flat_map(|topic| &topic.partitions)
+                    .map(|one| one.dir_name.as_str())
+                    .collect();
+                for gone in std::mem::take(&mut *partitions.gone_before()) {
+                    // What a later topic of the same name finds there it judges by the owner.
+                    if names.contains(&gone.dir_name) && !present.contains(gone.dir_name.as_str()) {
+                        removals.extend(gone.delete());
+                    }
+                }
                 for partition in table.values_mut().flat_map(|topic| &mut topic.partitions) {
                     if names.contains(&partition.dir_name) && !partition.is_held() {
                         let fresh = partition.emptied();
@@ -143,8 +159,11 @@ impl Partitions {
         {
             let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
             for id in &changed.gone {
-                if let Some(topic) = table.remove(id) {
+                let Some(topic) = table.remove(id) else { continue };
+                if self.host.is_settled.load(Ordering::Acquire) {
                     removals.extend(topic.partitions.iter().filter_map(|partition| partition.delete()));
+                } else {
+                    self.gone_before().extend(topic.partitions);
                 }
             }
             // Topics that set nothing of their own share what they go by: a thousand new ones are no thousand searches of the tables.
@@ -176,7 +195,10 @@ impl Partitions {
                         Some(partition) => {
                             let was_held = partition.is_held();
                             partition.update(placed, &config);
-                            if was_held && !partition.is_held() && self.is_settled.load(Ordering::Acquire) {
+                            if was_held
+                                && !partition.is_held()
+                                && self.host.is_settled.load(Ordering::Acquire)
+                            {
                                 removals.extend(std::mem::replace(partition, fresh()).delete());
                             }
                         }

@@ -62,6 +62,7 @@ impl Parts {
             image: Arc::clone(&published.image),
             in_sync: Arc::new(InSync::default()),
             contact: Arc::clone(&identity.contact),
+            is_settled: AtomicBool::new(false),
             lag_max_ms: u64::try_from(config.number("replica.lag.time.max.ms")).unwrap_or(0),
             on_followed_flush: OnceLock::new(),
             on_damage: OnceLock::new(),

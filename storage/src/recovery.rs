@@ -167,7 +167,9 @@ impl Log {
                 facts.log_start = self.start;
                 facts.epochs.clone_from(&self.epochs);
             });
-            let is_news = known.is_some() || self.start > Offset(0);
+            // Whose it is must be known as long as there is a record: a topic of the same name would take it for its own, or have it
+            // deleted. A log without an owner has a name that nobody else gets.
+            let is_news = known.is_some() || self.start > Offset(0) || !self.owner.is_zero();
             self.journal_first = is_news.then_some(sequence);
         }
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use ottla_protocol::batch::batches;
 use ottla_protocol::error::ErrorCode;
+use ottla_protocol::messages::DeleteTopicsRequest;
 use ottla_protocol::messages::create_topics_request::{
     CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig, CreateTopicsRequest,
 };
@@ -22,6 +23,7 @@ use crate::servers::Servers;
 
 const METADATA: i16 = 12;
 const CREATE_TOPICS: i16 = 7;
+const DELETE_TOPICS: i16 = 5;
 const PRODUCE: i16 = 9;
 const FETCH: i16 = 11;
 /// A node that does not answer within this is asked again, or another is.
@@ -59,6 +61,20 @@ pub fn create(cluster: &Servers, via: i32, name: &str, replicas: &[&[i32]], conf
     assert_eq!(response.topics[0].error_code, 0, "{:?}", response.topics[0].error_message);
 }
 
+/// Deletes a topic through node `via`, and waits until every node that answers knows.
+pub fn delete(cluster: &Servers, via: i32, name: &str) {
+    let request = DeleteTopicsRequest {
+        topic_names: vec![name.to_owned().into()],
+        timeout_ms: 10_000,
+        ..Default::default()
+    };
+    let response = cluster.connect(via).call(DELETE_TOPICS, &request);
+    assert_eq!(response.responses[0].error_code, 0, "{response:?}");
+    eventually("the topic is gone everywhere", || {
+        cluster.addresses().values().all(|address| placed(*address, name, 0).is_none())
+    });
+}
+
 /// Makes a topic of two replicas, if there are two nodes to hold it and somebody to decide; whether it is there.
 pub fn try_create(cluster: &Servers, via: i32, name: &str) -> bool {
     let topic = CreatableTopic {
@@ -79,6 +95,7 @@ pub fn try_create(cluster: &Servers, via: i32, name: &str) -> bool {
 pub fn placed(address: SocketAddr, topic: &str, partition: i32) -> Option<Placed> {
     let request = MetadataRequest {
         topics: Some(vec![MetadataRequestTopic { name: Some(topic.into()), ..Default::default() }]),
+        allow_auto_topic_creation: false,
         ..Default::default()
     };
     let answer =

@@ -1,6 +1,7 @@
 //! Opening a partition's log when it is first needed, with its producers: the last snapshot of them, and the log behind it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use ottla_machine::partition::producers::Producers;
 use ottla_protocol::batch;
@@ -34,6 +35,11 @@ impl Partition {
         }
         if let Some(code) = state.offline {
             return Err(code);
+        }
+        if !self.host.is_settled.load(Ordering::Acquire) {
+            // After a restart the image goes through its history again: this may be a topic that is gone by now, and the directory of
+            // its name another's.
+            return Err(ErrorCode::NotLeaderOrFollower);
         }
         let opened = self.open_log(&state.config.log_options()).and_then(|(mut log, recovery)| {
             self.report(&recovery);

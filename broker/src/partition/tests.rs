@@ -1,6 +1,7 @@
 //! Partitions on a simulated disk, flushed by hand: nothing is on the disk before a test says so.
 
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use ottla_machine::controller::image::{Image, PartitionState};
@@ -33,6 +34,7 @@ fn led_on(disk: &MemoryDisk, name: &str) -> Arc<Partition> {
         image: Arc::default(),
         in_sync: Arc::default(),
         contact: Arc::default(),
+        is_settled: AtomicBool::new(true),
         lag_max_ms: 30_000,
         on_followed_flush: OnceLock::new(),
         on_damage: OnceLock::new(),

@@ -243,6 +243,7 @@ impl World {
         match live.membership.on_registered(registered) {
             Ok(true) => {
                 live.serves = true;
+                live.node.partitions.settle();
                 if !matches!(live.node.log_dir.last_stop(), LastStop::Clean(_) | LastStop::Fresh) {
                     live.node.partitions.recover();
                 }

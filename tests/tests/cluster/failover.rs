@@ -9,7 +9,7 @@ use ottla_protocol::record::BatchOptions;
 use ottla_tests::client::Client;
 use ottla_tests::process::eventually;
 use ottla_tests::servers::Servers;
-use ottla_tests::topic::{Placed, Write, create, read_all, wait_placed};
+use ottla_tests::topic::{Placed, Write, create, delete, read_all, wait_placed};
 use ottla_tests::writer::{Writer, Written};
 
 const FLUSHED: &[(&str, &str)] = &[("flush.messages", "1")];
@@ -161,4 +161,40 @@ fn too_few_in_sync_replicas_refuse_acks_all_until_one_is_back() {
     eventually("writes are taken again", || write(&mut client, "1") == Ok(1));
     let expected = ["0", "1"].map(str::to_owned);
     assert!(read_all(&cluster, left, "t").into_values().eq(expected), "nothing that was refused");
+}
+
+#[test]
+fn a_topic_that_was_made_anew_under_its_old_name_keeps_its_records_through_a_kill_of_all() {
+    let mut cluster = Servers::start();
+    let write = |cluster: &Servers, value: &str| {
+        let leader = wait_placed(cluster, 1, "t", "in sync everywhere", is_whole).leader;
+        let options = BatchOptions::default();
+        let write = Write { topic: "t", value, options, timeout_ms: 5_000 };
+        eventually("a write", || write.send(&mut cluster.connect(leader)).expect("an answer") == Ok(0));
+    };
+    create(&cluster, 1, "t", &[], &[]);
+    write(&cluster, "of the first");
+    delete(&cluster, 1, "t");
+    create(&cluster, 1, "t", &[], &[]);
+    write(&cluster, "of the second");
+
+    // Their metadata goes through its history again, in which the name is another topic's.
+    cluster.kill(&[1, 2, 3]);
+    cluster.launch(&[1, 2, 3]);
+    cluster.wait_ready(&[1, 2, 3]);
+    wait_placed(&cluster, 1, "t", "in sync everywhere", is_whole);
+    assert!(read_all(&cluster, 1, "t").into_values().eq(["of the second".to_owned()]));
+
+    // Deleted while a node was away: what it has of the old one is no part of the new one.
+    cluster.kill(&[3]);
+    delete(&cluster, 1, "t");
+    create(&cluster, 1, "t", &[&[1, 2, 3]], &[]);
+    let options = BatchOptions::default();
+    let third = Write { topic: "t", value: "of the third", options, timeout_ms: 5_000 };
+    eventually("a write", || third.send(&mut cluster.connect(1)).is_ok_and(|sent| sent == Ok(0)));
+    cluster.restart(&[3]);
+    wait_placed(&cluster, 3, "t", "in sync everywhere", is_whole);
+    cluster.kill(&[1]);
+    wait_placed(&cluster, 3, "t", "another leader", |placed| placed.leader > 1);
+    assert!(read_all(&cluster, 3, "t").into_values().eq(["of the third".to_owned()]));
 }
