@@ -15,6 +15,11 @@ impl Watermark {
     /// # Errors
     /// It was higher before.
     pub fn look(&mut self, look: &Look) -> Result<(), Violation> {
+        if !look.partition.is_held() {
+            // It moved away, and its files went: when it comes back it begins anew.
+            self.0.remove(&(look.node, look.partition.index));
+            return Ok(());
+        }
         let Some(view) = &look.seen.view else { return Ok(()) };
         let now = look.seen.high_watermark;
         if now > view.end_offset() {
