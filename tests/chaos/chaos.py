@@ -106,7 +106,8 @@ def play(o, cluster, chance, number, log):
     import check
     import faults
     import load
-    topics = {f"round{number}-{name}": mode for name, mode in MODES.items()}
+    # Under the same names every time: what a topic of before left must not be taken for the new one's, nor the other way round.
+    topics = dict(MODES)
     slots = [(topic, partition) for topic in topics for partition in range(PARTITIONS)]
     began, found, wrong = time.monotonic(), check.new_found(), []
     create(cluster, topics)
