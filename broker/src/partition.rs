@@ -82,7 +82,7 @@ pub struct Host {
     pub lag_max_ms: u64,
     /// Told of a partition that this node follows and has flushed further; set once there are other nodes.
     pub on_followed_flush: OnceLock<OnFollowedFlush>,
-    /// Told of a log whose durable bytes are missing or corrupt, under the partition's lock.
+    /// Told of a log that takes nothing more: its durable bytes are missing or corrupt, or the disk failed. Under the partition's lock.
     pub on_damage: OnceLock<OnDamage>,
 }
 
@@ -116,6 +116,8 @@ pub(crate) struct State {
     followers: Vec<Arc<Place>>,
     /// Why nothing can be committed any more: the topic is gone, the node stops, the disk failed.
     offline: Option<ErrorCode>,
+    /// That the log failed has been told: see [`Host::on_damage`].
+    is_failure_told: bool,
     /// Appends are refused with this code until that tick: see [`produce`].
     refusing: Option<(ErrorCode, u64)>,
     /// That there is no space is said again at this tick.
@@ -154,6 +156,7 @@ impl Partition {
             fetchers: Vec::new(),
             followers: Vec::new(),
             offline: None,
+            is_failure_told: false,
             refusing: None,
             say_full_at_ms: 0,
         };
@@ -299,6 +302,9 @@ impl Partition {
         let awaited = more && state.config.is_flushed_before_ack();
         let again = !failed && (asked || awaited || state.wants_flush());
         let follows = !failed && !state.replica.leads();
+        if failed {
+            self.tell_failure(&mut state);
+        }
         drop(state);
         due.complete();
         if again {
@@ -308,6 +314,18 @@ impl Partition {
             on_flush(self);
         }
         !failed
+    }
+
+    /// Has the controller told, once, that nobody may count on this log: it goes on to others to lead and to be in sync. What fails here
+    /// is for good, until a start.
+    fn tell_failure(&self, state: &mut State) {
+        let has_failed = state.log.as_ref().is_none_or(|log| log.failure().is_some());
+        if has_failed
+            && !std::mem::replace(&mut state.is_failure_told, true)
+            && let Some(on_damage) = self.host.on_damage.get()
+        {
+            on_damage(self.topic, self.index);
+        }
     }
 
     /// Waits until everything below `offset` is committed, but not beyond the tick `deadline_ms`. `on_committed` may be called before this

@@ -27,7 +27,7 @@ use crate::index::Index;
 use crate::journal::Journal;
 use crate::log::Log;
 use crate::removal::{Removal, unlink_index};
-use crate::segment::{Found, Segment, Walk, WalkError, read_exactly};
+use crate::segment::{Found, Segment, Walk, read_exactly};
 use crate::view::UNPACKED_BYTES_MAX;
 
 /// So much is collected before it is written.
@@ -241,7 +241,7 @@ struct Out<'a> {
 impl Out<'_> {
     fn push(&mut self, batch: &[u8]) -> Result<(), StorageError> {
         let head = Head::parse(batch).expect("a batch that was read, or built");
-        self.segment.accept_within(&head);
+        self.segment.accept_within(&head, true);
         self.buffer.extend_from_slice(batch);
         if self.buffer.len() >= WRITE_BYTES { self.write() } else { Ok(()) }
     }
@@ -286,10 +286,7 @@ impl Rewrite<'_> {
         let mut walk = Walk::new(file, size);
         let (mut position, mut bytes) = (0, Vec::new());
         while position < size {
-            let head = walk.head(position).map_err(|error| match error {
-                WalkError::Io(error) => StorageError::io("read", source.path(), error),
-                WalkError::Corrupt(reason) => source.corrupt(position, reason),
-            })?;
+            let head = walk.head(position).map_err(|error| error.at(source, position))?;
             bytes.resize(head.size as usize, 0);
             read_exactly(file, &mut bytes, position)
                 .map_err(|error| StorageError::io("read", source.path(), error))?;

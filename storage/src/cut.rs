@@ -13,10 +13,10 @@ use crate::journal::DurablePoint;
 use crate::log::Log;
 use crate::read::segment_at;
 use crate::removal::{Removal, deleted_name, empty, unlink};
-use crate::segment::{Segment, Walk, WalkError};
+use crate::segment::{Segment, Walk};
 
 impl Log {
-    /// Cuts the log to `end`, or, where `end` lies within a batch, to the start of that batch; returns the new end. Epochs that began
+    /// Cuts the log to `end`, or, where `end` lies within a batch, to the start of that batch, or the log's; returns the new end. Epochs that began
     /// at or past it are forgotten. Blocks on the journal's sync where flushed records or epochs go. Durable with the next flush.
     pub fn truncate_to(&mut self, end: Offset) -> Result<Offset, StorageError> {
         self.check_failure()?;
@@ -34,12 +34,12 @@ impl Log {
         }
         let at = segment_at(&self.segments, end).expect("records at or past the start lie in a segment");
         let segment = Arc::clone(&self.segments[at]);
-        let wanted = end;
         let (position, end) = batch_at(&segment, end)?;
         if end < self.start {
-            // The log starts within the batch, so nothing is left.
-            self.restart_at(wanted)?;
-            return Ok(wanted);
+            // The log starts within the batch, so nothing is left. What lies between its start and the cut has to come again.
+            let start = self.start;
+            self.restart_at(start)?;
+            return Ok(start);
         }
         self.lower_durable(at, position, end)?;
         self.producer_snapshots().remove_above(end)?;
@@ -209,10 +209,7 @@ fn batch_at(segment: &Arc<Segment>, offset: Offset) -> Result<(u64, Offset), Sto
     let mut walk = Walk::new(&**opened.file(), size);
     let mut end = segment.base();
     while position < size {
-        let head = walk.head(position).map_err(|error| match error {
-            WalkError::Io(error) => StorageError::io("read", segment.path(), error),
-            WalkError::Corrupt(reason) => segment.corrupt(position, reason),
-        })?;
+        let head = walk.head(position).map_err(|error| error.at(segment, position))?;
         if head.last >= offset {
             break;
         }

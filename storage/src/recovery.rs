@@ -4,13 +4,13 @@
 //!
 //! - after a power loss it is a torn tail, and cut: pages that were not synced survive at random, so that sound batches may even
 //!   follow torn ones;
-//! - after a kill every byte that was written is there, so that only an append that was under way may be there in part. Anything else
-//!   that is wrong is damage.
+//! - after a kill every byte that was written is there, so that only an append that was under way may be there in part. Headers are
+//!   walked and bodies left to their first reader, who checks them. Anything else that is wrong is damage.
 //!
 //! Damage, and whatever is missing below the durable point, is never cut. The log opens quarantined: readable where it is sound, and
 //! taking no appends until a replica refetches it ([`Log::restart_at`]) or somebody restores the file.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ use crate::log::{Log, LogOptions};
 use crate::logdir::LastStop;
 use crate::producers;
 use crate::removal::unlink;
-use crate::segment::{Found, Segment, parse_file_name, read_exactly};
+use crate::segment::{Found, Segment, Walk, WalkError, parse_file_name, read_exactly};
 
 /// How much is read at a time.
 const SCAN_BYTES: u64 = 1 << 20;
@@ -37,8 +37,11 @@ const UNFINISHED: [&str; 2] = [".compacting", ".tmp"];
 /// What opening a log found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recovery {
-    /// Bytes past the durable point that were read and checked.
+    /// Bytes past the durable point that were looked at.
     pub scanned_bytes: u64,
+    /// From here on batches were found by their headers alone, their checksums not looked at: the kernel that they were written under
+    /// still runs.
+    pub walked_from: Option<Offset>,
     /// A torn tail above the durable point was cut.
     pub cut: Option<TornTail>,
     /// Flushed bytes are missing or changed: the log is quarantined.
@@ -97,6 +100,7 @@ pub(crate) fn open(
         dir,
         interval: options.index_interval_bytes,
         power_loss: matches!(last_stop, LastStop::PowerLoss | LastStop::Fresh),
+        killed: *last_stop == LastStop::Killed,
         segments: Vec::new(),
         end: durable.end,
         epochs: facts.epochs.clone(),
@@ -210,6 +214,8 @@ struct Opening<'a> {
     interval: u32,
     /// Unsynced bytes may be torn or gone.
     power_loss: bool,
+    /// Every byte that was written is there.
+    killed: bool,
     segments: Vec<Arc<Segment>>,
     /// What has been found sound ends here.
     end: Offset,
@@ -301,7 +307,10 @@ impl Opening<'_> {
         let mut wrong = None;
         if position < file.len {
             let opened = segment.open()?;
-            let mut scan = Scan::new(&opened, &segment, file.len, position);
+            let mut scan = Scan::new(&opened, &segment, file.len, position, !self.killed);
+            if self.killed && self.recovery.walked_from.is_none() {
+                self.recovery.walked_from = Some(self.end);
+            }
             // Where the next file's first offset is reached, the rest does not exist, whatever it is.
             while scan.at < file.len && stop != Some(self.end) {
                 match scan.next(self.end, &self.epochs) {
@@ -314,7 +323,7 @@ impl Opening<'_> {
                         break;
                     }
                     Ok(head) => {
-                        segment.accept(&head);
+                        segment.accept(&head, scan.is_checking);
                         self.epochs.assign(head.epoch, head.base);
                         self.end = head.next();
                         scan.at += head.size;
@@ -404,37 +413,30 @@ impl Opening<'_> {
     }
 }
 
-/// Reads a file's batches one after the other, checked.
+/// Looks at a file's batches one after the other.
 struct Scan<'a> {
     opened: &'a Opened,
     segment: &'a Segment,
+    walk: Walk<'a>,
     len: u64,
     at: u64,
-    /// Bytes of the file from `window_start` on.
+    /// Checksums are looked at.
+    is_checking: bool,
+    /// Bytes of the file from `window_start` on, where checksums are looked at.
     window: Vec<u8>,
     window_start: u64,
 }
 
 impl<'a> Scan<'a> {
-    fn new(opened: &'a Opened, segment: &'a Segment, len: u64, at: u64) -> Self {
-        Self { opened, segment, len, at, window: Vec::new(), window_start: at }
+    fn new(opened: &'a Opened, segment: &'a Segment, len: u64, at: u64, is_checking: bool) -> Self {
+        let walk = Walk::new(&**opened.file(), len);
+        Self { opened, segment, walk, len, at, is_checking, window: Vec::new(), window_start: at }
     }
 
     /// The batch at the scan's position: it is whole, its checksum is right, and it continues the log.
     fn next(&mut self, end: Offset, epochs: &EpochHistory) -> Result<Head, Wrong> {
         let wrong = |reason: String| Wrong { reason, unfinished: false };
-        let unfinished = |reason: String| Wrong { reason, unfinished: true };
-        let left = self.len - self.at;
-        if left < HEAD_LEN as u64 {
-            return Err(unfinished(format!("the file ends {left} bytes into a batch")));
-        }
-        let head = Head::parse(self.bytes(HEAD_LEN).map_err(wrong)?).map_err(wrong)?;
-        if head.size > left {
-            return Err(unfinished(format!("the file ends {left} bytes into a batch of {}", head.size)));
-        }
-        if !is_sound(self.bytes(head.size as usize).map_err(wrong)?) {
-            return Err(wrong("a batch's checksum does not match".to_owned()));
-        }
+        let head = if self.is_checking { self.checked() } else { self.walked() }?;
         self.segment.spans(&head, self.at).map_err(wrong)?;
         if head.base < end {
             return Err(wrong(format!("offset {} after {end}", head.base)));
@@ -449,6 +451,35 @@ impl<'a> Scan<'a> {
         Ok(head)
     }
 
+    fn walked(&mut self) -> Result<Head, Wrong> {
+        self.walk.head(self.at).map_err(|error| match error {
+            WalkError::Unfinished(reason) => Wrong { reason, unfinished: true },
+            WalkError::Corrupt(reason) => Wrong { reason, unfinished: false },
+            WalkError::Io(error) => Wrong { reason: self.cannot_read(&error), unfinished: false },
+        })
+    }
+
+    fn checked(&mut self) -> Result<Head, Wrong> {
+        let wrong = |reason: String| Wrong { reason, unfinished: false };
+        let unfinished = |reason: String| Wrong { reason, unfinished: true };
+        let left = self.len - self.at;
+        if left < HEAD_LEN as u64 {
+            return Err(unfinished(format!("the file ends {left} bytes into a batch")));
+        }
+        let head = Head::parse(self.bytes(HEAD_LEN).map_err(wrong)?).map_err(wrong)?;
+        if head.size > left {
+            return Err(unfinished(format!("the file ends {left} bytes into a batch of {}", head.size)));
+        }
+        if !is_sound(self.bytes(head.size as usize).map_err(wrong)?) {
+            return Err(wrong("a batch's checksum does not match".to_owned()));
+        }
+        Ok(head)
+    }
+
+    fn cannot_read(&self, error: &io::Error) -> String {
+        format!("cannot read {}: {error}", self.segment.path().display())
+    }
+
     /// The next `len` bytes, which the file has.
     fn bytes(&mut self, len: usize) -> Result<&[u8], String> {
         let mut at = (self.at - self.window_start) as usize;
@@ -457,8 +488,9 @@ impl<'a> Scan<'a> {
             self.window.resize((SCAN_BYTES.max(len as u64)).min(left) as usize, 0);
             self.window_start = self.at;
             at = 0;
-            read_exactly(&**self.opened.file(), &mut self.window, self.at)
-                .map_err(|error| format!("cannot read {}: {error}", self.segment.path().display()))?;
+            if let Err(error) = read_exactly(&**self.opened.file(), &mut self.window, self.at) {
+                return Err(self.cannot_read(&error));
+            }
         }
         Ok(&self.window[at..at + len])
     }

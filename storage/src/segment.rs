@@ -219,17 +219,20 @@ impl Segment {
         Ok(())
     }
 
-    /// Takes in a batch that was found, and checked, past the end of what was known.
-    pub(crate) fn accept(&self, head: &Head) {
+    /// Takes in a batch that was found past the end of what was known. `checked`: its checksum was looked at; otherwise the first
+    /// reader does.
+    pub(crate) fn accept(&self, head: &Head, checked: bool) {
         self.end.store(head.next().0, Ordering::Release);
-        self.accept_within(head);
+        self.accept_within(head, checked);
     }
 
     /// As [`Segment::accept`], where the end is known already.
-    pub(crate) fn accept_within(&self, head: &Head) {
+    pub(crate) fn accept_within(&self, head: &Head, checked: bool) {
         let size = self.size();
         self.index().push(head, self.base, self.interval);
-        self.verified().insert(size, size + head.size);
+        if checked {
+            self.verified().insert(size, size + head.size);
+        }
         self.size.store(size + head.size, Ordering::Release);
     }
 
@@ -413,7 +416,9 @@ impl Segment {
                     Ok(()) => index.push(&head, self.base, self.interval),
                     Err(reason) => return Ok(WalkEnd::Corrupt(reason)),
                 },
-                Err(WalkError::Corrupt(reason)) => return Ok(WalkEnd::Corrupt(reason)),
+                Err(WalkError::Unfinished(reason) | WalkError::Corrupt(reason)) => {
+                    return Ok(WalkEnd::Corrupt(reason));
+                }
                 Err(WalkError::Io(error)) => return Err(StorageError::io("read", &self.path, error)),
             }
         }
@@ -534,7 +539,19 @@ pub(crate) struct Walk<'a> {
 #[derive(Debug)]
 pub(crate) enum WalkError {
     Io(io::Error),
+    /// The file ends within a batch.
+    Unfinished(String),
     Corrupt(String),
+}
+
+impl WalkError {
+    /// As the error of a read of `segment`.
+    pub(crate) fn at(self, segment: &Segment, position: u64) -> StorageError {
+        match self {
+            Self::Io(error) => StorageError::io("read", segment.path(), error),
+            Self::Unfinished(reason) | Self::Corrupt(reason) => segment.corrupt(position, reason),
+        }
+    }
 }
 
 impl<'a> Walk<'a> {
@@ -546,7 +563,7 @@ impl<'a> Walk<'a> {
     pub(crate) fn head(&mut self, position: u64) -> Result<Head, WalkError> {
         let left = self.limit - position;
         if left < HEAD_LEN as u64 {
-            return Err(WalkError::Corrupt(format!("the file ends {left} bytes into a batch")));
+            return Err(WalkError::Unfinished(format!("the file ends {left} bytes into a batch")));
         }
         let within =
             position >= self.start && position + HEAD_LEN as u64 <= self.start + self.buffer.len() as u64;
@@ -558,14 +575,19 @@ impl<'a> Walk<'a> {
             self.start = position;
             read_exactly(self.file, &mut self.buffer, position).map_err(WalkError::Io)?;
         }
-        let at = (position - self.start) as usize;
-        let head = Head::parse(&self.buffer[at..]).map_err(WalkError::Corrupt)?;
+        let head = Head::parse(self.header(position)).map_err(WalkError::Corrupt)?;
         if head.size > left {
-            return Err(WalkError::Corrupt(format!(
+            return Err(WalkError::Unfinished(format!(
                 "the file ends {left} bytes into a batch of {}",
                 head.size
             )));
         }
         Ok(head)
+    }
+
+    /// The bytes of the header that was walked last.
+    pub(crate) fn header(&self, position: u64) -> &[u8] {
+        let at = (position - self.start) as usize;
+        &self.buffer[at..at + HEAD_LEN]
     }
 }

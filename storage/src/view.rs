@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use ottla_protocol::batch::RecordBatch;
+use ottla_protocol::batch::{BatchHeader, RecordBatch};
 use ottla_protocol::types::{LeaderEpoch, Offset};
 
 use crate::error::StorageError;
 use crate::head::Head;
 use crate::index::NO_TIMESTAMP;
-use crate::read::{Slice, Temperature, Wanted, walk_segments};
+use crate::read::{Slice, Temperature, Wanted, segment_at, walk_segments};
 use crate::retention::SegmentSummary;
-use crate::segment::{Segment, Walk, WalkError, read_exactly};
+use crate::segment::{Segment, Walk, read_exactly};
 
 /// Batches that unpack to more than this are not unpacked for a search.
 pub(crate) const UNPACKED_BYTES_MAX: usize = 256 << 20;
@@ -58,6 +58,34 @@ impl LogView {
         }
         let wanted = Wanted { from, end, max_bytes: max_bytes as u64, at_least_one: true };
         Ok(walk_segments(&self.segments, wanted, Temperature::Cold)?.expect("a cold read waits"))
+    }
+
+    /// Shows the headers of the batches from the one that holds `from` on, in order, without a look at bodies or checksums: for what
+    /// this process, or one that the kernel outlived, checked when it wrote them.
+    pub fn headers(&self, from: Offset, mut look: impl FnMut(&BatchHeader)) -> Result<(), StorageError> {
+        let from = self.start.max(from);
+        let first = segment_at(&self.segments, from).unwrap_or(0);
+        for segment in self.segments.iter().skip(first) {
+            let opened = segment.open()?;
+            if !segment.knows_way_to(from.max(segment.base())) {
+                segment.load_index(&opened)?;
+            }
+            let size = segment.size();
+            let mut position = segment.index().floor(segment.base(), from.max(segment.base()));
+            let mut walk = Walk::new(&**opened.file(), size);
+            while position < size {
+                let head = walk.head(position).map_err(|error| error.at(segment, position))?;
+                if head.last >= self.end {
+                    return Ok(());
+                }
+                if head.last >= from {
+                    let header = BatchHeader::read(walk.header(position));
+                    look(&header.map_err(|error| segment.corrupt(position, error.to_string()))?);
+                }
+                position += head.size;
+            }
+        }
+        Ok(())
     }
 
     /// What retention wants to know of each segment, oldest first, found out as it goes: the first look at a segment since the start
@@ -130,10 +158,7 @@ impl LogView {
         let mut walk = Walk::new(&**opened.file(), size);
         let mut position = from;
         while position < size {
-            let head = walk.head(position).map_err(|error| match error {
-                WalkError::Io(error) => StorageError::io("read", segment.path(), error),
-                WalkError::Corrupt(reason) => segment.corrupt(position, reason),
-            })?;
+            let head = walk.head(position).map_err(|error| error.at(segment, position))?;
             if head.last >= self.end {
                 break;
             }

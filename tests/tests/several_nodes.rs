@@ -52,8 +52,15 @@ fn create(cluster: &Cluster, partitions: &[&[i32]], configs: &[(&str, &str)]) {
 
 /// One record, acknowledged by all in-sync replicas.
 fn produce(cluster: &Cluster, node: usize, value: &[u8]) -> ProduceResponse {
+    produce_batch(cluster, node, &[value])
+}
+
+/// Records in one batch.
+fn produce_batch(cluster: &Cluster, node: usize, values: &[&[u8]]) -> ProduceResponse {
     let mut batch = BatchBuilder::new(BatchOptions::default());
-    batch.append(1, None, Some(value));
+    for value in values {
+        batch.append(1, None, Some(value));
+    }
     let data = PartitionProduceData { index: 0, records: Some(batch.build().into()) };
     let topic = TopicProduceData { name: TOPIC.into(), partition_data: vec![data], ..Default::default() };
     let request =
@@ -164,6 +171,28 @@ fn a_reassigned_partition_moves_with_its_records_and_leaves_no_files() {
     assert_eq!(reassign(&cluster, 3, Some(&[1, 3])), 0);
     eventually("1,3 hold it", || cluster.partition(2, TOPIC, 0).isr_nodes.len() == 2 && holds(&cluster, 1));
     assert_eq!(fetch(&cluster, 1, "", 0).high_watermark, 1);
+}
+
+#[test]
+fn a_new_replica_of_a_log_that_starts_within_a_batch_gets_it_and_is_in_sync() {
+    let cluster = Cluster::up(3, &[]);
+    create(&cluster, &[&[1]], &[]);
+    assert_eq!(produced(&produce_batch(&cluster, 1, &[b"a", b"b", b"c", b"last"])), 0);
+    let partition = delete_records_request::DeleteRecordsPartition { partition_index: 0, offset: 2 };
+    let topic =
+        delete_records_request::DeleteRecordsTopic { name: TOPIC.into(), partitions: vec![partition] };
+    let request = DeleteRecordsRequest { topics: vec![topic], timeout_ms: 10_000 };
+    assert_eq!(cluster.connect(1).call(2, &request).topics[0].partitions[0].error_code, 0);
+    assert_eq!(reassign(&cluster, 1, Some(&[2, 3])), 0);
+    eventually("2,3 hold it", || {
+        let placed = cluster.partition(2, TOPIC, 0);
+        placed.replica_nodes == [2, 3] && placed.isr_nodes.len() == 2
+    });
+    let leader = usize::try_from(cluster.partition(1, TOPIC, 0).leader_id).expect("a leader");
+    let found = fetch(&cluster, leader, "", 2);
+    assert_eq!((found.error_code, found.log_start_offset, found.high_watermark), (0, 2, 4));
+    assert!(found.records.is_some_and(|records| records.windows(4).any(|bytes| bytes == b"last")));
+    assert_eq!(fetch(&cluster, leader, "", 1).error_code, ErrorCode::OffsetOutOfRange.code());
 }
 
 #[test]

@@ -66,6 +66,7 @@ impl Partition {
             }
             state.replica.on_truncated(start);
             state.producers = Default::default();
+            state.is_failure_told = false;
         }
         let log = state.log.as_ref().expect("just opened");
         if log.failure().is_some() {
@@ -121,6 +122,9 @@ impl Partition {
             }
             Err(error) => {
                 tracing::error!("{} follows its leader no longer: {error}", self.dir_name);
+                if state.log.as_ref().is_some_and(|log| log.failure().is_some()) {
+                    self.tell_failure(&mut state);
+                }
                 return Followed::Stopped;
             }
         };
@@ -152,11 +156,14 @@ impl Partition {
             let from = headers.first().map_or(whole, |(header, end)| end - header.size_bytes());
             if let Some((first, _)) = headers.first() {
                 let log = state.log.as_mut().expect("looked at by the caller");
+                if first.base_offset < log.end_offset() && log.start_offset() == log.end_offset() {
+                    // The leader's log starts within this batch (DeleteRecords), so that an empty one begins before that start, too.
+                    log.restart_at(first.base_offset)?;
+                }
                 let appended = log.append(&answer.records[from..whole], now_ms)?;
                 state.rolled |= appended.rolled;
                 state.unsaved_bytes += (whole - from) as u64;
                 state.unflushed_bytes += (whole - from) as u64;
-                debug_assert!(first.base_offset >= answer.offset);
                 for (header, _) in &headers {
                     state.producers.apply(header);
                     state.unflushed_records += i64::from(header.records_count);
@@ -227,7 +234,7 @@ impl Partition {
 
     fn reload_producers(&self, state: &mut State) -> Result<(), StorageError> {
         let log = state.log.as_ref().expect("looked at by the caller");
-        state.producers = self.load_producers(log)?;
+        state.producers = self.load_producers(log, None)?;
         Ok(())
     }
 }

@@ -59,6 +59,6 @@ impl Partition {
     /// What cannot be read.
     pub fn replayed_producers(self: &Arc<Self>) -> Result<Producers, StorageError> {
         let state = self.lock();
-        state.log.as_ref().map_or(Ok(Producers::default()), |log| self.load_producers(log))
+        state.log.as_ref().map_or(Ok(Producers::default()), |log| self.load_producers(log, None))
     }
 }

@@ -7,7 +7,7 @@ use ottla_machine::partition::producers::Producers;
 use ottla_protocol::batch;
 use ottla_protocol::error::ErrorCode;
 use ottla_protocol::types::Offset;
-use ottla_storage::{Log, LogOptions, ProducerSnapshots, Recovery, StorageError};
+use ottla_storage::{Log, LogOptions, LogView, ProducerSnapshots, Recovery, StorageError};
 
 use super::{Partition, State};
 
@@ -42,8 +42,8 @@ impl Partition {
             return Err(ErrorCode::NotLeaderOrFollower);
         }
         let opened = self.open_log(&state.config.log_options()).and_then(|(mut log, recovery)| {
-            self.report(&recovery);
-            state.producers = self.load_producers(&log)?;
+            self.report(state, &recovery);
+            state.producers = self.load_producers(&log, recovery.walked_from)?;
             if state.replica.leads() {
                 log.assign_epoch(state.replica.leader_epoch());
             }
@@ -67,16 +67,15 @@ impl Partition {
             }
             Err(error) => {
                 tracing::error!("{} cannot be opened: {error}", self.dir_name);
+                self.tell_failure(state);
                 Err(ErrorCode::KafkaStorageError)
             }
         }
     }
 
-    fn report(&self, recovery: &Recovery) {
+    fn report(&self, state: &mut State, recovery: &Recovery) {
         if let Some(damage) = &recovery.damage {
-            if let Some(on_damage) = self.host.on_damage.get() {
-                on_damage(self.topic, self.index);
-            }
+            self.tell_failure(state);
             tracing::error!("{} is damaged and takes no appends: {damage}", self.dir_name);
         }
         if let Some(tail) = &recovery.cut {
@@ -91,7 +90,12 @@ impl Partition {
         let _ = self.ensure_open(&mut state);
     }
 
-    pub(super) fn load_producers(&self, log: &Log) -> Result<Producers, StorageError> {
+    /// `walked_from`: from there on this process's predecessor wrote the batches and the kernel kept them, so that their headers will do.
+    pub(super) fn load_producers(
+        &self,
+        log: &Log,
+        walked_from: Option<Offset>,
+    ) -> Result<Producers, StorageError> {
         let (mut producers, mut from) = (Producers::default(), log.start_offset());
         if let Some((at, bytes)) = log.producer_snapshots().latest(log.end_offset())?
             && at >= log.start_offset()
@@ -100,33 +104,24 @@ impl Partition {
             (producers, from) = (saved, at);
         }
         let view = log.view();
-        while from < log.end_offset() {
-            let slices = match view.read(from, REPLAY_BYTES) {
-                Ok(slices) => slices,
-                Err(error @ (StorageError::CorruptBatch { .. } | StorageError::Quarantined { .. })) => {
-                    tracing::error!(
-                        "the producers of {} are known up to offset {from} only: {error}",
-                        self.dir_name
-                    );
-                    break;
-                }
-                Err(error) => return Err(error),
-            };
-            let before = from;
-            for slice in &slices {
-                for batch in batch::batches(slice.bytes()).map_while(Result::ok) {
-                    let header = batch.header();
-                    if header.base_offset >= before {
-                        producers.apply(header);
-                    }
+        let checked_end = walked_from.map_or(log.end_offset(), |walked| walked.min(log.end_offset()));
+        let mut outcome = replay_checked(&view, &mut producers, &mut from, checked_end);
+        if outcome.is_ok() && from < log.end_offset() {
+            outcome = view.headers(from, |header| {
+                if header.base_offset >= from {
+                    producers.apply(header);
                     from = header.next_offset();
                 }
-            }
-            if from == before {
-                break;
-            }
+            });
         }
-        Ok(producers)
+        match outcome {
+            Err(error @ (StorageError::CorruptBatch { .. } | StorageError::Quarantined { .. })) => {
+                let dir = &self.dir_name;
+                tracing::error!("the producers of {dir} are known up to offset {from} only: {error}");
+                Ok(producers)
+            }
+            outcome => outcome.map(|()| producers),
+        }
     }
 
     /// The producers as they stand at the log's end, if enough was appended since they were written down last (`always`: anything).
@@ -150,6 +145,31 @@ impl Partition {
             tracing::warn!("the producers of {} are not written down: {error}", self.dir_name);
         }
     }
+}
+
+/// Takes in the batches from `from` on up to `end`, checksums looked at; `from` is then what has been taken in.
+fn replay_checked(
+    view: &LogView,
+    producers: &mut Producers,
+    from: &mut Offset,
+    end: Offset,
+) -> Result<(), StorageError> {
+    while *from < end {
+        let before = *from;
+        for slice in view.read(before, REPLAY_BYTES)? {
+            for batch in batch::batches(slice.bytes()).map_while(Result::ok) {
+                let header = batch.header();
+                if header.base_offset >= before && header.base_offset < end {
+                    producers.apply(header);
+                    *from = header.next_offset();
+                }
+            }
+        }
+        if *from == before {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// Producers on their way to the disk.

@@ -209,8 +209,12 @@ impl Partition {
             },
             Verdict::Append => {
                 let appended = state.append_stamped(bytes, &header, request);
-                if let Err(StorageError::Full { .. }) = &appended {
-                    state.refuse_for_now(ErrorCode::KafkaStorageError, request.tick_ms);
+                match &appended {
+                    Err(StorageError::Full { .. }) => {
+                        state.refuse_for_now(ErrorCode::KafkaStorageError, request.tick_ms);
+                    }
+                    Err(StorageError::Offline { .. }) => self.tell_failure(&mut state),
+                    _ => {}
                 }
                 let (base_offset, end) = appended?;
                 Appended { base_offset, log_append_time, log_start, end }

@@ -145,6 +145,40 @@ fn what_nobody_waits_for_is_flushed_behind_the_appends() {
     assert_eq!(flushed_end(&partition), last);
 }
 
+#[test]
+fn a_log_that_the_disk_failed_is_told_to_the_controller_once() {
+    let disk = MemoryDisk::new();
+    let partition = led_on(&disk, "t");
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let named = partition.host.on_damage.set({
+        let told = Arc::clone(&told);
+        Box::new(move |topic, index| told.lock().expect("not poisoned").push((topic, index)))
+    });
+    assert!(named.is_ok());
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let hearing = Arc::clone(&heard);
+    produce(&partition, 30_000, Box::new(move |outcome| hearing.lock().expect("not poisoned").push(outcome)));
+    disk.set_failing_syncs(true);
+    partition.flush();
+    assert_eq!(*heard.lock().expect("not poisoned"), [Err(ErrorCode::KafkaStorageError)]);
+    assert_eq!(*told.lock().expect("not poisoned"), [(Uuid([7; 16]), 0)]);
+    assert_eq!(produce_at(&partition, 0, &numbered(0, 1)), Err(ErrorCode::KafkaStorageError));
+    partition.flush();
+    assert_eq!(told.lock().expect("not poisoned").len(), 1);
+
+    let disk = MemoryDisk::new();
+    let partition = led_on(&disk, "t");
+    let told = Arc::new(Mutex::new(0));
+    let telling = Arc::clone(&told);
+    let named =
+        partition.host.on_damage.set(Box::new(move |_, _| *telling.lock().expect("not poisoned") += 1));
+    assert!(named.is_ok());
+    produce_at(&partition, 0, &numbered(0, 1)).expect("appended");
+    disk.set_failing_writes(true);
+    assert_eq!(produce_at(&partition, 0, &numbered(1, 1)), Err(ErrorCode::KafkaStorageError));
+    assert_eq!(*told.lock().expect("not poisoned"), 1);
+}
+
 /// A batch of an idempotent producer: so many records of a kilobyte from a sequence on.
 fn numbered(sequence: i32, records: usize) -> Vec<u8> {
     let mut builder = BatchBuilder::new(BatchOptions {

@@ -140,10 +140,18 @@ fn after_a_kill_a_bad_batch_past_the_durable_end_is_damage_and_an_unfinished_one
     log.append(&single(101, 0, 500), 0).expect("append");
     drop((dir, log));
     let killed = disk.after_crash(Crash::Kill, 1);
-    killed.flip_bit(&file(74), 26 * 161 + 80, 0).expect("flip");
+    killed.flip_bit(&file(74), 26 * 161 + 16, 0).expect("flip");
     let (_dir, mut log, recovery) = open(&killed, OPTIONS);
     assert!(recovery.damage.is_some() && recovery.cut.is_none());
     assert!(log.append(&single(100, 0, 1), 0).is_err());
+
+    let killed = disk.after_crash(Crash::Kill, 1);
+    killed.flip_bit(&file(74), 26 * 161 + 80, 0).expect("flip");
+    let (_dir, log, recovery) = open(&killed, OPTIONS);
+    assert!(recovery.is_intact() && recovery.cut.is_none(), "bodies are left to their first reader");
+    assert_eq!((recovery.walked_from, log.end_offset()), (Some(Offset(100)), Offset(102)));
+    let error = read(&log, Offset(100), Offset(102), 161, true).expect_err("flipped");
+    assert!(matches!(error, StorageError::CorruptBatch { position, .. } if position == 26 * 161), "{error}");
 
     let killed = disk.after_crash(Crash::Kill, 1);
     let handle = killed.open(&file(74), crate::disk::OpenMode::Existing).expect("open");

@@ -72,7 +72,7 @@ impl Model {
         self.batches.retain(|batch| batch.next <= end);
         let left = self.batches.last().map_or(self.start, |last| last.next);
         if left < self.start {
-            return self.restart(end);
+            return self.restart(self.start);
         }
         self.end = left;
         self.epochs.truncate_to(self.end);
@@ -236,6 +236,17 @@ pub(crate) fn check(rng: &mut SmallRng, log: &Log, model: &Model) {
             expected.len()
         );
     }
+    let from = model.start.plus(rng.random_range(0..=(model.end.0 - model.start.0)));
+    let mut walked = Vec::new();
+    log.view()
+        .headers(from, |header| walked.push((header.base_offset, header.next_offset())))
+        .expect("sound");
+    let there = model.batches.iter().filter(|batch| batch.next > from && batch.base < model.end);
+    assert_eq!(
+        walked,
+        there.map(|batch| (batch.base, batch.next)).collect::<Vec<_>>(),
+        "headers from {from}"
+    );
     let outside = [model.start.plus(-1), model.end.plus(1)];
     for from in outside {
         assert!(matches!(read(log, from, model.end, 100, true), Err(StorageError::OutOfRange { .. })));
