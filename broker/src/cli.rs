@@ -1,6 +1,8 @@
 //! The command line. `ottla` alone serves.
 
 mod banner;
+#[cfg(target_os = "linux")]
+mod bench;
 mod client;
 mod cluster;
 mod data_dir;
@@ -34,6 +36,9 @@ enum Command {
     /// Show who votes on the metadata, and replace a voter whose disk is lost.
     #[command(subcommand)]
     Quorum(quorum::Arguments),
+    /// Measure a broker: latency, throughput, CPU and memory; alone, or beside another.
+    #[cfg(target_os = "linux")]
+    Bench(bench::Arguments),
 }
 
 /// Parses the process's arguments and does what they say.
@@ -44,6 +49,8 @@ pub fn run() -> ExitCode {
         Some(Command::Serve(serve)) => serve::run(serve),
         Some(Command::Cluster(cluster)) => cluster::run(cluster),
         Some(Command::Quorum(quorum)) => quorum::run(quorum),
+        #[cfg(target_os = "linux")]
+        Some(Command::Bench(bench)) => bench::run(bench),
         None => serve::run(line.serve),
     };
     match outcome {

@@ -5,16 +5,15 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
-use ottla_benches::admin::{self, TopicShape};
-use ottla_benches::bootstrap::{self, Bootstrap};
-use ottla_benches::control;
-use ottla_benches::first_record::{self, Wish};
-use ottla_benches::gap::{self, Steady};
-use ottla_benches::load::Load;
-use ottla_benches::offered_rate::{self, Rate};
-use ottla_benches::produce_frame::BatchShape;
-use ottla_benches::saturation::{self, Until};
+use ottla_load::admin::{self, TopicShape};
+use ottla_load::bootstrap::{self, Bootstrap};
+use ottla_load::first_record::{self, Wish};
+use ottla_load::gap::{self, Steady};
+use ottla_load::payload::{BatchShape, Content};
+use ottla_load::plan::{Pace, Plan, Span, Writers, now_ms};
+use ottla_load::{Watch, control};
 use serde_json::json;
 
 /// How long a new topic may take until it is served.
@@ -102,7 +101,10 @@ struct Produce {
     /// Seconds.
     #[arg(long, default_value_t = 10.0)]
     duration: f64,
-    /// Seconds before that in which answers are not counted; with a rate only.
+    /// Threads of the generator.
+    #[arg(long, default_value_t = 2)]
+    threads: usize,
+    /// Seconds before that in which answers are not counted.
     #[arg(long, default_value_t = 0.0)]
     warmup: f64,
     /// So many records instead of a duration; without a rate only.
@@ -211,7 +213,8 @@ fn main() -> anyhow::Result<()> {
         Command::Gap(arguments) => gap(arguments),
         Command::Control(arguments) => {
             let duration = Duration::try_from_secs_f64(arguments.duration)?;
-            print(&control::measure(&arguments.dir, arguments.rate, duration)?)
+            let pace = control::Pace { pings_per_second: arguments.rate, duration };
+            print(&control::measure(&arguments.dir, pace)?)
         }
     }
 }
@@ -222,29 +225,38 @@ fn produce(arguments: Produce) -> anyhow::Result<()> {
     if !arguments.existing {
         admin::create(&mut admin, std::slice::from_ref(&arguments.topic), &arguments.broker.shape())?;
     }
-    let load = Load {
+    let duration = Duration::try_from_secs_f64(arguments.duration)?;
+    let pace = match arguments.rate {
+        Some(rate) => {
+            anyhow::ensure!(rate > 0.0, "--rate {rate}: give a number above 0");
+            Pace::Rate(rate)
+        }
+        None => Pace::InFlight(arguments.in_flight.max(1)),
+    };
+    let shape = BatchShape::filling(arguments.size, arguments.batch);
+    let plan = Plan {
         leaders: bootstrap::wait_until_served(bootstrap, &arguments.topic, NEW_TOPIC_LIMIT)?,
         topic: arguments.topic.clone(),
-        connections: arguments.connections.max(1),
-        shape: BatchShape::filling(arguments.size, arguments.batch),
-        acks: arguments.acks,
+        writers: Some(Writers {
+            connections: arguments.connections.max(1),
+            content: Content::plain(shape, now_ms()),
+            acks: arguments.acks,
+            idempotent: false,
+            pace,
+        }),
+        followers: None,
+        readers: None,
+        warmup: Duration::try_from_secs_f64(arguments.warmup)?,
+        span: arguments.records.map_or(Span::Elapsed(duration), Span::Records),
+        threads: arguments.threads,
     };
-    let duration = Duration::try_from_secs_f64(arguments.duration)?;
-    let outcome = match arguments.rate {
-        Some(records_per_second) => {
-            anyhow::ensure!(records_per_second > 0.0, "--rate {records_per_second}: give a number above 0");
-            let warmup = Duration::try_from_secs_f64(arguments.warmup)?;
-            offered_rate::run(&load, Rate { records_per_second, duration, warmup })?
-        }
-        None => {
-            let until = arguments.records.map_or(Until::Elapsed(duration), Until::Records);
-            saturation::run(&load, arguments.in_flight.max(1), until)?
-        }
-    };
+    let outcome = ottla_load::run(&plan, &Watch::over(duration))?;
+    let figures = outcome.produce.context("nothing was produced")?;
+    anyhow::ensure!(figures.errors.is_empty(), "records were not taken: {:?}", figures.errors);
     if arguments.delete {
         admin::delete(&mut admin, &arguments.topic)?;
     }
-    print(&outcome)
+    print(&figures)
 }
 
 fn topics(arguments: &Topics) -> anyhow::Result<()> {

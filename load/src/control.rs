@@ -27,19 +27,31 @@ pub struct Control {
     pub fdatasync_4k: Summary,
 }
 
+/// How often a round trip is made, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    pub pings_per_second: f64,
+    pub duration: Duration,
+}
+
 /// Measures both for `duration` each. The file is made in `dir`, and removed.
 ///
 /// # Errors
 /// The machine has no loopback, or the directory takes no file.
-pub fn measure(dir: &Path, pings_per_second: f64, duration: Duration) -> io::Result<Control> {
-    let ping_pong = ping_pong(Duration::from_secs_f64(1.0 / pings_per_second), duration)?.summary();
+pub fn measure(dir: &Path, pace: Pace) -> io::Result<Control> {
+    let ping_pong = ping_pong(pace)?;
     let path = dir.join("control.tmp");
-    let synced = append_and_sync(&path, duration);
+    let synced = append_and_sync(&path, pace.duration);
     std::fs::remove_file(&path)?;
     Ok(Control { ping_pong, fdatasync_4k: synced?.summary() })
 }
 
-fn ping_pong(every: Duration, duration: Duration) -> io::Result<Latency> {
+/// A round trip between two threads over loopback.
+///
+/// # Errors
+/// The machine has no loopback.
+pub fn ping_pong(pace: Pace) -> io::Result<Summary> {
+    let every = Duration::from_secs_f64(1.0 / pace.pings_per_second);
     let listener = TcpListener::bind(("127.0.0.1", 0))?;
     let mut ping = TcpStream::connect(listener.local_addr()?)?;
     let (mut pong, _) = listener.accept()?;
@@ -55,7 +67,7 @@ fn ping_pong(every: Duration, duration: Duration) -> io::Result<Latency> {
     let mut buffer = [0; PING_BYTES];
     let began = Instant::now();
     let mut due = began;
-    while due < began + duration {
+    while due < began + pace.duration {
         sleep_until(due);
         ping.write_all(&buffer)?;
         ping.read_exact(&mut buffer[..PONG_BYTES])?;
@@ -64,7 +76,7 @@ fn ping_pong(every: Duration, duration: Duration) -> io::Result<Latency> {
     }
     drop(ping);
     echo.join().map_err(|_| io::Error::other("the echo ended"))?;
-    Ok(latency)
+    Ok(latency.summary())
 }
 
 fn append_and_sync(path: &Path, duration: Duration) -> io::Result<Latency> {

@@ -30,6 +30,20 @@ impl Latency {
         self.nanoseconds.add(&other.nanoseconds).expect("histograms of the same bounds");
     }
 
+    /// Quantiles, ever closer to one, and their microseconds.
+    #[must_use]
+    pub fn curve(&self) -> Vec<(f64, f64)> {
+        let steps = self.nanoseconds.iter_quantiles(4);
+        let mut curve: Vec<(f64, f64)> = Vec::new();
+        for step in steps {
+            let point = (step.quantile_iterated_to(), microseconds(step.value_iterated_to()));
+            if curve.last().is_none_or(|last| last.0 < point.0) {
+                curve.push(point);
+            }
+        }
+        curve
+    }
+
     #[must_use]
     pub fn summary(&self) -> Summary {
         let at = |quantile| microseconds(self.nanoseconds.value_at_quantile(quantile));

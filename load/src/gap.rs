@@ -19,7 +19,8 @@ use crate::bootstrap::{self, Bootstrap, Led};
 use crate::clock::{monotonic_ns, sleep_precisely};
 use crate::connection::Connection;
 use crate::error::BenchError;
-use crate::produce_frame::{BatchShape, ProduceFrame};
+use crate::payload::{BatchShape, Content};
+use crate::produce_frame::ProduceFrame;
 
 /// Between two questions for the leader, and before a connection to the same leader is opened again.
 const ASK_AGAIN: Duration = Duration::from_millis(5);
@@ -164,7 +165,12 @@ impl<'a> Client<'a> {
         let at = usize::try_from(steady.partition).unwrap_or(0).min(leaders.len() - 1);
         Self {
             steady,
-            frame: ProduceFrame::encode(&steady.topic, steady.partition, shape, -1, -1),
+            frame: ProduceFrame::of_one(
+                &steady.topic,
+                steady.partition,
+                &Content::plain(shape, -1).batches()[0],
+                -1,
+            ),
             to,
             late,
             leader: leaders[at],
@@ -216,7 +222,7 @@ impl<'a> Client<'a> {
             self.link = self.dial().ok();
         }
         let Some(link) = &mut self.link else { return };
-        let sent = [&self.frame.head(self.next_id)[..], self.frame.tail()].concat();
+        let sent = self.frame.whole(self.next_id);
         self.next_id = self.next_id.wrapping_add(1);
         if link.stream.write_all(&sent).is_err() {
             self.link = None;

@@ -17,7 +17,7 @@ pub const CLIENT_ID: &str = "ottla-load";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The longest answer that is read.
-const FRAME_BYTES_MAX: usize = 64 << 20;
+pub(crate) const FRAME_BYTES_MAX: usize = 64 << 20;
 
 #[derive(Debug)]
 pub struct Connection {

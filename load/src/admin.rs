@@ -62,13 +62,20 @@ pub fn creation(names: &[String], shape: &TopicShape) -> CreateTopicsRequest {
 /// # Errors
 /// The topic can't be removed.
 pub fn delete(connection: &mut Connection, name: &str) -> Result<(), BenchError> {
+    delete_all(connection, &[name.to_owned()])
+}
+
+/// # Errors
+/// The first topic that can't be removed.
+pub fn delete_all(connection: &mut Connection, names: &[String]) -> Result<(), BenchError> {
     let request = DeleteTopicsRequest {
-        topic_names: vec![name.into()],
+        topic_names: names.iter().map(|name| name.as_str().into()).collect(),
         timeout_ms: TIMEOUT_MS,
         ..DeleteTopicsRequest::default()
     };
     for topic in connection.call(5, &request)?.responses {
         if topic.error_code != ErrorCode::None.code() {
+            let name = topic.name.unwrap_or_default();
             return Err(BenchError::refused(format!("DeleteTopics of {name}"), topic.error_code, None));
         }
     }

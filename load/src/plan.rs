@@ -1,0 +1,85 @@
+//! What a run sends and reads.
+
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime};
+
+use crate::payload::Content;
+
+/// One run against one topic.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub topic: String,
+    /// Where each partition is led; at least one.
+    pub leaders: Vec<SocketAddr>,
+    pub writers: Option<Writers>,
+    /// Who reads what is written, from where the log ends when the run begins.
+    pub followers: Option<Followers>,
+    /// Who reads what was there before.
+    pub readers: Option<Readers>,
+    /// What is sent at first is not counted.
+    pub warmup: Duration,
+    pub span: Span,
+    /// Threads that serve the connections; a partition belongs to one of them.
+    pub threads: usize,
+}
+
+/// When a run is over.
+#[derive(Clone, Copy, Debug)]
+pub enum Span {
+    Elapsed(Duration),
+    /// So many records were acknowledged (rounded up to whole batches).
+    Records(u64),
+}
+
+/// How fast requests leave.
+#[derive(Clone, Copy, Debug)]
+pub enum Pace {
+    /// An open loop: so many records per second, whether or not answers come. A latency counts from the moment at which its request
+    /// should have left, so a broker that stalls is charged for everything that waited (no coordinated omission).
+    Rate(f64),
+    /// A closed loop: each connection keeps so many requests in flight. A latency counts from the sending.
+    InFlight(usize),
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Writers {
+    /// Partitions are spread over them, or they over partitions, whichever are more.
+    pub connections: usize,
+    pub content: Content,
+    /// -1 waits for all replicas in sync, 1 for the leader alone.
+    pub acks: i16,
+    /// Each connection is a producer with an id, whose batches have sequence numbers.
+    pub idempotent: bool,
+    pub pace: Pace,
+}
+
+/// They ask for all that is new in their partitions, and are answered as soon as there is any.
+#[derive(Clone, Debug)]
+pub struct Followers {
+    pub connections: usize,
+    pub max_bytes: i32,
+    /// Where each partition ended before the run.
+    pub from: Vec<i64>,
+}
+
+/// They read what is there, over and over, partition after partition.
+#[derive(Clone, Debug)]
+pub struct Readers {
+    pub connections: usize,
+    /// Of one request.
+    pub max_bytes: i32,
+    pub pace: Pace,
+    /// Where each partition ended before the run: nothing beyond is read.
+    pub ends: Vec<i64>,
+    /// The records that one request is expected to bring; the next begins behind them.
+    pub records_per_request: i64,
+    /// Each record is read once, and then the run is over.
+    pub once: bool,
+}
+
+/// Milliseconds since 1970, for records.
+#[must_use]
+pub fn now_ms() -> i64 {
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
+}
