@@ -23,6 +23,9 @@ const INDEX_SUFFIX: &str = ".ottla-index";
 pub(crate) const SPAN_MAX: i64 = i32::MAX as i64;
 /// How much of a file is read at a time when its headers are walked.
 const WALK_BYTES: usize = 64 << 10;
+/// The same where batches are large, and what counts as that.
+const WALK_BYTES_MIN: usize = 512;
+const LARGE_BATCH_BYTES: u64 = 8 << 10;
 
 /// A segment file, open or not.
 #[derive(Debug)]
@@ -534,6 +537,8 @@ pub(crate) struct Walk<'a> {
     limit: u64,
     start: u64,
     buffer: Vec<u8>,
+    /// The batch that was walked last.
+    last: u64,
 }
 
 #[derive(Debug)]
@@ -556,7 +561,7 @@ impl WalkError {
 
 impl<'a> Walk<'a> {
     pub(crate) fn new(file: &'a dyn File, limit: u64) -> Self {
-        Self { file, limit, start: 0, buffer: Vec::new() }
+        Self { file, limit, start: 0, buffer: Vec::new(), last: 0 }
     }
 
     /// The header at `position`, whose batch fits below the limit.
@@ -568,13 +573,14 @@ impl<'a> Walk<'a> {
         let within =
             position >= self.start && position + HEAD_LEN as u64 <= self.start + self.buffer.len() as u64;
         if !within {
-            // A batch that begins past the buffer is a large one: then more of its neighbours' bodies is of no use.
-            let near = position < self.start + 2 * self.buffer.len() as u64;
-            let len = if near || self.buffer.is_empty() { WALK_BYTES } else { 4096 };
+            // Behind a large batch there is likely another: more of its body is of no use.
+            let is_small = position.saturating_sub(self.last) < LARGE_BATCH_BYTES || self.buffer.is_empty();
+            let len = if is_small { WALK_BYTES } else { WALK_BYTES_MIN };
             self.buffer.resize(len.min(usize::try_from(left).unwrap_or(len)), 0);
             self.start = position;
             read_exactly(self.file, &mut self.buffer, position).map_err(WalkError::Io)?;
         }
+        self.last = position;
         let head = Head::parse(self.header(position)).map_err(WalkError::Corrupt)?;
         if head.size > left {
             return Err(WalkError::Unfinished(format!(
