@@ -84,6 +84,52 @@ pub const RACK_AWARE: &str = "org.apache.kafka.common.replica.RackAwareReplicaSe
 /// A Java class name is taken by its meaning: of these we have the same.
 const CLASSES_MET: [(&str, &str); 1] = [("replica.selector.class", RACK_AWARE)];
 
+/// What becomes of one setting in a file, or wherever else a node's own settings come from.
+#[derive(Clone, Debug)]
+pub enum Verdict {
+    /// It does what it says.
+    Acts(&'static Setting),
+    /// It would have no effect, but says what is done anyway.
+    Default(&'static Setting),
+    /// As if it was not there.
+    Unset(&'static Setting),
+    NotYet(&'static Setting),
+    JvmOnly(&'static Setting),
+    Invalid(String),
+    /// It would only look like protection.
+    Refused,
+    Unknown {
+        nearest: Option<&'static str>,
+    },
+}
+
+/// Judges one setting for itself.
+#[must_use]
+pub fn verdict(name: &str, value: &str) -> Verdict {
+    let Some(setting) = broker_setting(name) else {
+        // Listener prefixes carry settings of security, and those only.
+        if name.starts_with("listener.name.") {
+            return Verdict::Refused;
+        }
+        return Verdict::Unknown { nearest: nearest(name) };
+    };
+    if value.is_empty() && setting.default.is_none() {
+        return Verdict::Unset(setting);
+    }
+    if let Err(message) = setting.check(value) {
+        return Verdict::Invalid(message);
+    }
+    match setting.effect {
+        Effect::Refused if !value.is_empty() => Verdict::Refused,
+        Effect::JvmOnly if !CLASSES_MET.contains(&(setting.name, value)) => Verdict::JvmOnly(setting),
+        Effect::NotYet if Some(value.trim()) != setting.default && !value.is_empty() => {
+            Verdict::NotYet(setting)
+        }
+        Effect::NotYet | Effect::Refused => Verdict::Default(setting),
+        Effect::Acts | Effect::JvmOnly => Verdict::Acts(setting),
+    }
+}
+
 impl Config {
     /// Takes settings from `sources`, later ones over earlier ones. Also returns remarks for the operator.
     ///
@@ -95,32 +141,31 @@ impl Config {
         for Source { origin, pairs } in sources {
             for (name, value) in pairs {
                 let origin = || origin.clone();
-                let Some(setting) = broker_setting(name) else {
-                    // Listener prefixes carry settings of security, and those only.
-                    if name.starts_with("listener.name.") {
+                let setting = match verdict(name, value) {
+                    Verdict::Unknown { nearest } => {
+                        return Err(ConfigError::Unknown { origin: origin(), name: name.clone(), nearest });
+                    }
+                    Verdict::Invalid(message) => {
+                        return Err(ConfigError::Invalid { origin: origin(), message });
+                    }
+                    Verdict::Refused => {
                         return Err(ConfigError::Refused { origin: origin(), name: name.clone() });
                     }
-                    let nearest = nearest(name);
-                    return Err(ConfigError::Unknown { origin: origin(), name: name.clone(), nearest });
-                };
-                if value.is_empty() && setting.default.is_none() {
-                    // As if it had not been set, also by a weaker source.
-                    config.set.remove(setting.name);
-                    continue;
-                }
-                setting.check(value).map_err(|message| ConfigError::Invalid { origin: origin(), message })?;
-                match setting.effect {
-                    Effect::Refused if !value.is_empty() => {
-                        return Err(ConfigError::Refused { origin: origin(), name: name.clone() });
+                    Verdict::Unset(setting) => {
+                        // Also what a weaker source set.
+                        config.set.remove(setting.name);
+                        continue;
                     }
-                    Effect::JvmOnly if !CLASSES_MET.contains(&(setting.name, value)) => {
+                    Verdict::JvmOnly(setting) => {
                         remarks.push(format!("{name} concerns a Java virtual machine and has no effect"));
+                        setting
                     }
-                    Effect::NotYet if Some(value.trim()) != setting.default && !value.is_empty() => {
+                    Verdict::NotYet(setting) => {
                         idle.insert(setting.name);
+                        setting
                     }
-                    _ => {}
-                }
+                    Verdict::Acts(setting) | Verdict::Default(setting) => setting,
+                };
                 config.set.insert(setting.name, value.clone());
             }
         }

@@ -6,7 +6,7 @@ mod state;
 mod status;
 
 use std::fs;
-use std::io::{IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,8 @@ use process::{Life, is_alive, send, tell_to_end, wait_for, wait_gone};
 use state::State;
 use status::Status;
 
+use super::output::{Output, say};
+
 /// How long a node may take to become ready, or to end.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Few laptops hold more.
@@ -30,6 +32,7 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 const DIR: &str = "ottla-cluster";
 
 #[derive(Subcommand)]
+#[command(after_help = super::exit::CODES)]
 pub(super) enum Arguments {
     /// Start N nodes, wait until each takes writes, and say where to connect.
     Up(Up),
@@ -92,9 +95,8 @@ pub(super) struct At {
     /// Where the cluster keeps its data.
     #[arg(long, value_name = "DIR", default_value = DIR)]
     dir: PathBuf,
-    /// One line of JSON instead of text.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: Output,
 }
 
 impl At {
@@ -146,11 +148,12 @@ fn bring_up(up: &Up) -> anyhow::Result<()> {
         }
     }
     state.write(&up.at.dir)?;
-    if up.at.json {
+    if up.at.output.is_json() {
         let pids: Vec<u32> = state.nodes.iter().map(|node| node.pid).collect();
-        say(&json!({ "bootstrap": state.bootstrap(), "pids": pids, "dir": up.at.dir }).to_string());
+        say(&json!({ "bootstrap": state.bootstrap(), "pids": pids, "dir": up.at.dir }).to_string())?;
     } else {
-        introduce(up, &state, began.elapsed());
+        // The nodes run, whether or not anybody reads this.
+        let _ = introduce(up, &state, began.elapsed());
     }
     if up.detach {
         return Ok(());
@@ -173,8 +176,8 @@ fn bring_up(up: &Up) -> anyhow::Result<()> {
     for child in &mut children {
         child.wait()?;
     }
-    if !up.at.json {
-        say(&format!("\nstopped; the data stays in {}", up.at.dir.display()));
+    if !up.at.output.is_json() {
+        say(&format!("\nstopped; the data stays in {}", up.at.dir.display()))?;
     }
     Ok(())
 }
@@ -215,35 +218,36 @@ fn planned(up: &Up) -> anyhow::Result<State> {
     Ok(State { nodes: before.nodes, set: up.set.clone() })
 }
 
-fn introduce(up: &Up, state: &State, took: Duration) {
+fn introduce(up: &Up, state: &State, took: Duration) -> io::Result<()> {
     let nodes = state.nodes.len();
     let who = if nodes == 1 { "1 node serves".to_owned() } else { format!("{nodes} nodes serve") };
-    say(&format!("{who} after {:.1} s", took.as_secs_f64()));
-    say("");
+    say(&format!("{who} after {:.1} s", took.as_secs_f64()))?;
+    say("")?;
     for node in &state.nodes {
         let data = data_dir(&up.at.dir, node.id);
-        say(&format!("node {}      {:<16}  data in {}", node.id, node.address(), data.display()));
+        say(&format!("node {}      {:<16}  data in {}", node.id, node.address(), data.display()))?;
     }
-    say("");
-    say(&format!("connect to  {}", state.bootstrap()));
-    say(&format!("look at it  {}", up.at.command("status --watch")));
+    say("")?;
+    say(&format!("connect to  {}", state.bootstrap()))?;
+    say(&format!("look at it  {}", up.at.command("status --watch")))?;
     if nodes > 1 {
-        say(&format!("hurt it     {}", up.at.command(&format!("kill {nodes}"))));
+        say(&format!("hurt it     {}", up.at.command(&format!("kill {nodes}"))))?;
     }
     if up.detach {
-        say(&format!("stop it     {}", up.at.command("down")));
+        say(&format!("stop it     {}", up.at.command("down")))?;
     } else {
-        say("stop it     Ctrl-C");
+        say("stop it     Ctrl-C")?;
     }
+    Ok(())
 }
 
 fn show_status(at: &At, watch: bool) -> anyhow::Result<()> {
-    let on_terminal = std::io::stdout().is_terminal();
+    let on_terminal = io::stdout().is_terminal();
     loop {
         let status = Status::take(&State::read(&at.dir)?);
-        let text = if at.json { status.to_json(&at.dir) } else { status.to_text() };
-        let mut out = std::io::stdout().lock();
-        if watch && on_terminal && !at.json {
+        let text = if at.output.is_json() { status.to_json(&at.dir) } else { status.to_text() };
+        let mut out = io::stdout().lock();
+        if watch && on_terminal && !at.output.is_json() {
             // Home, then each line over the old one: clearing first would flicker.
             write!(out, "\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n"))?;
         } else {
@@ -253,7 +257,7 @@ fn show_status(at: &At, watch: bool) -> anyhow::Result<()> {
         if !watch {
             return Ok(());
         }
-        if !at.json && !on_terminal {
+        if !at.output.is_json() && !on_terminal {
             writeln!(out)?;
         }
         drop(out);
@@ -267,12 +271,12 @@ fn down(at: &At, wipe: bool) -> anyhow::Result<()> {
     if wipe {
         fs::remove_dir_all(&at.dir).with_context(|| format!("can't remove {}", at.dir.display()))?;
     }
-    if at.json {
-        say(&json!({ "stopped": state.nodes.len(), "wiped": wipe }).to_string());
+    if at.output.is_json() {
+        say(&json!({ "stopped": state.nodes.len(), "wiped": wipe }).to_string())?;
     } else if wipe {
-        say(&format!("stopped; {} is removed", at.dir.display()));
+        say(&format!("stopped; {} is removed", at.dir.display()))?;
     } else {
-        say(&format!("stopped; the data stays in {}", at.dir.display()));
+        say(&format!("stopped; the data stays in {}", at.dir.display()))?;
     }
     Ok(())
 }
@@ -297,7 +301,9 @@ fn end_some(which: &Which, signal: Signal, done: &str) -> anyhow::Result<()> {
     for at in places {
         let node = &state.nodes[at];
         wait_gone(node.pid)?;
-        which.at.report(json!({ "node": node.id, "alive": false }), &format!("node {} is {done}", node.id));
+        which
+            .at
+            .report(json!({ "node": node.id, "alive": false }), &format!("node {} is {done}", node.id))?;
     }
     Ok(())
 }
@@ -326,7 +332,7 @@ fn halt_some(which: &Which, signal: Signal, then: Life) -> anyhow::Result<()> {
             }
             _ => format!("node {id} goes on"),
         };
-        which.at.report(json!({ "node": id, "alive": true, "paused": then == Life::Paused }), &text);
+        which.at.report(json!({ "node": id, "alive": true, "paused": then == Life::Paused }), &text)?;
     }
     Ok(())
 }
@@ -351,7 +357,7 @@ fn start_some(which: &Which) -> anyhow::Result<()> {
         // Who waits for a node that waits for others would wait for ever.
         if !state.has_majority() {
             let answer = json!({ "node": id, "pid": child.id(), "bootstrap": bootstrap, "ready": false });
-            which.at.report(answer, &format!("node {id} runs, and waits until most of the nodes do"));
+            which.at.report(answer, &format!("node {id} runs, and waits until most of the nodes do"))?;
             continue;
         }
         state.nodes[at].port = wait_ready(&which.at.dir, id, &mut child)?;
@@ -361,7 +367,7 @@ fn start_some(which: &Which) -> anyhow::Result<()> {
             state.nodes[at].address(),
             began.elapsed().as_secs_f64()
         );
-        which.at.report(answer, &text);
+        which.at.report(answer, &text)?;
     }
     state.write(&which.at.dir)
 }
@@ -375,12 +381,7 @@ impl Which {
 }
 
 impl At {
-    fn report(&self, json: serde_json::Value, text: &str) {
-        say(&if self.json { json.to_string() } else { text.to_owned() });
+    fn report(&self, json: serde_json::Value, text: &str) -> io::Result<()> {
+        say(&if self.output.is_json() { json.to_string() } else { text.to_owned() })
     }
-}
-
-#[expect(clippy::print_stdout, reason = "a command's answer goes to standard output")]
-fn say(line: &str) {
-    println!("{line}");
 }

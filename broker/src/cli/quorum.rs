@@ -1,21 +1,25 @@
 //! `ottla quorum`: who votes on the metadata, and a new voter in the place of one whose disk is lost.
 
-use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
+use ottla_client::{Cluster, Connection};
 use ottla_protocol::messages::add_raft_voter_request::Listener;
 use ottla_protocol::messages::describe_quorum_request::{PartitionData as Asked, TopicData};
 use ottla_protocol::messages::describe_quorum_response::{PartitionData, ReplicaState};
 use ottla_protocol::messages::{AddRaftVoterRequest, DescribeQuorumRequest, RemoveRaftVoterRequest};
+use serde_json::{Value, json};
 
-use super::client::Client;
+use super::connect::Connect;
+use super::output::{Output, say};
+use super::table::Table;
 
 /// The voters may take so long to agree.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Subcommand)]
+#[command(after_help = super::exit::CODES)]
 pub(super) enum Arguments {
     /// Show who votes, and who only follows.
     Status(At),
@@ -30,36 +34,30 @@ pub(super) enum Arguments {
 
 #[derive(Args)]
 pub(super) struct At {
-    /// Any node of the cluster.
-    #[arg(long, value_name = "HOST:PORT", default_value = "localhost:9092")]
-    bootstrap: String,
+    #[command(flatten)]
+    connect: Connect,
+    #[command(flatten)]
+    output: Output,
 }
 
-pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     match arguments {
-        Arguments::Status(at) => status(&at),
-        Arguments::Replace { node, at } => replace(&at, node),
+        Arguments::Status(at) => status(at),
+        Arguments::Replace { node, at } => replace(at, *node),
     }
 }
 
-impl At {
-    fn connect(&self) -> anyhow::Result<Client> {
-        let addresses = self.bootstrap.split(',').filter_map(|one| one.to_socket_addrs().ok()).flatten();
-        let mut last = None;
-        for address in addresses.collect::<Vec<SocketAddr>>() {
-            match Client::connect_with(address, PATIENCE) {
-                Ok(client) => return Ok(client),
-                Err(error) => last = Some(error),
-            }
-        }
-        Err(last.unwrap_or_else(|| anyhow::anyhow!("--bootstrap {}: give it as HOST:PORT", self.bootstrap)))
-    }
+/// Any node passes these on to whom they concern.
+fn any(cluster: &mut Cluster) -> anyhow::Result<&mut Connection> {
+    let any = cluster.any()?;
+    any.set_patience(PATIENCE)?;
+    Ok(any)
 }
 
-fn describe(client: &mut Client) -> anyhow::Result<(PartitionData, Vec<Listener>)> {
+fn describe(client: &mut Connection) -> anyhow::Result<(PartitionData, Vec<Listener>)> {
     let topic =
         TopicData { topic_name: "__cluster_metadata".into(), partitions: vec![Asked { partition_index: 0 }] };
-    let mut answer = client.call(2, &DescribeQuorumRequest { topics: vec![topic] })?;
+    let mut answer = client.call(0..=2, &DescribeQuorumRequest { topics: vec![topic] })?;
     if answer.error_code != 0 {
         bail!("{}", answer.error_message.unwrap_or_default());
     }
@@ -74,29 +72,42 @@ fn describe(client: &mut Client) -> anyhow::Result<(PartitionData, Vec<Listener>
 }
 
 fn status(at: &At) -> anyhow::Result<()> {
-    let (quorum, _) = describe(&mut at.connect()?)?;
-    say(&format!("{:<5} {:<9} {:<24} {:>9}", "NODE", "ROLE", "DIRECTORY", "BEHIND BY"));
+    let mut cluster = at.connect.cluster()?;
+    let (quorum, _) = describe(any(&mut cluster)?)?;
     let end = |replica: &ReplicaState| replica.log_end_offset;
     let last = quorum.current_voters.iter().map(end).max().unwrap_or_default();
+    let mut rows = Vec::new();
     for (role, replicas) in [("voter", &quorum.current_voters), ("observer", &quorum.observers)] {
         for replica in replicas {
-            let role =
-                if role == "voter" && replica.replica_id == quorum.leader_id { "leader" } else { role };
-            say(&format!(
-                "{:<5} {role:<9} {:<24} {:>9}",
-                replica.replica_id,
-                replica.replica_directory_id.to_string(),
-                (last - end(replica)).max(0)
-            ));
+            let leads = role == "voter" && replica.replica_id == quorum.leader_id;
+            rows.push((replica, if leads { "leader" } else { role }, (last - end(replica)).max(0)));
         }
     }
-    Ok(())
+    if at.output.is_json() {
+        let nodes = rows.iter().map(|(replica, role, behind)| {
+            json!({
+                "node": replica.replica_id, "role": role, "directory": replica.replica_directory_id.to_string(),
+                "behind_by": behind,
+            })
+        });
+        let answer = json!({
+            "leader": quorum.leader_id, "epoch": quorum.leader_epoch, "nodes": nodes.collect::<Vec<Value>>(),
+        });
+        return Ok(say(&answer.to_string())?);
+    }
+    let mut table = Table::new(&["NODE", "ROLE", "DIRECTORY", ">BEHIND BY"]);
+    for (replica, role, behind) in rows {
+        let directory = replica.replica_directory_id.to_string();
+        table.row([replica.replica_id.into(), role.into(), directory.into(), behind.into()]);
+    }
+    Ok(say(&table.to_text())?)
 }
 
 /// The old vote goes first: a quorum has one of each id.
 fn replace(at: &At, node: i32) -> anyhow::Result<()> {
-    let mut client = at.connect()?;
-    let (quorum, listeners) = describe(&mut client)?;
+    let mut cluster = at.connect.cluster()?;
+    let client = any(&mut cluster)?;
+    let (quorum, listeners) = describe(client)?;
     let of = |replicas: &[ReplicaState]| {
         replicas.iter().find(|replica| replica.replica_id == node).map(|replica| replica.replica_directory_id)
     };
@@ -108,11 +119,15 @@ fn replace(at: &At, node: i32) -> anyhow::Result<()> {
     };
     if let Some(old) = of(&quorum.current_voters) {
         let request = RemoveRaftVoterRequest { cluster_id: None, voter_id: node, voter_directory_id: old };
-        let answer = client.call(0, &request)?;
+        let answer = client.call(0..=0, &request)?;
         if answer.error_code != 0 {
             bail!("the old vote stays: {}", answer.error_message.unwrap_or_default());
         }
-        say(&format!("node {node} with directory {old} votes no longer"));
+        tell(
+            at,
+            &json!({ "node": node, "directory": old.to_string(), "votes": false }),
+            &format!("node {node} with directory {old} votes no longer"),
+        )?;
     }
     let request = AddRaftVoterRequest {
         cluster_id: None,
@@ -123,15 +138,14 @@ fn replace(at: &At, node: i32) -> anyhow::Result<()> {
         listeners: listeners.into_iter().take(1).collect(),
         ..Default::default()
     };
-    let answer = client.call(0, &request)?;
+    let answer = client.call(0..=1, &request)?;
     if answer.error_code != 0 {
         bail!("node {node} got no vote: {}; try again", answer.error_message.unwrap_or_default());
     }
-    say(&format!("node {node} with directory {new} votes"));
-    Ok(())
+    let answer = json!({ "node": node, "directory": new.to_string(), "votes": true });
+    Ok(tell(at, &answer, &format!("node {node} with directory {new} votes"))?)
 }
 
-#[expect(clippy::print_stdout, reason = "a command's answer goes to standard output")]
-fn say(line: &str) {
-    println!("{line}");
+fn tell(at: &At, answer: &Value, text: &str) -> std::io::Result<()> {
+    say(&if at.output.is_json() { answer.to_string() } else { text.to_owned() })
 }

@@ -3,9 +3,15 @@
 /// Reads Java's properties format: `=`, `:` or blanks between name and value, `#` and `!` comments, `\` escapes and continuations.
 #[must_use]
 pub fn parse(text: &str) -> Vec<(String, String)> {
+    parse_lines(text).into_iter().map(|(_, name, value)| (name, value)).collect()
+}
+
+/// The same, with the number of the line where each begins, from 1 on.
+#[must_use]
+pub fn parse_lines(text: &str) -> Vec<(usize, String, String)> {
     let mut pairs = Vec::new();
-    let mut lines = text.lines();
-    while let Some(line) = lines.next() {
+    let mut lines = text.lines().zip(1..);
+    while let Some((line, number)) = lines.next() {
         let mut logical = line.trim_start().to_owned();
         if logical.is_empty() || logical.starts_with(['#', '!']) {
             continue;
@@ -13,11 +19,12 @@ pub fn parse(text: &str) -> Vec<(String, String)> {
         while continues(&logical) {
             logical.pop();
             match lines.next() {
-                Some(next) => logical.push_str(next.trim_start()),
+                Some((next, _)) => logical.push_str(next.trim_start()),
                 None => break,
             }
         }
-        pairs.push(split(&logical));
+        let (name, value) = split(&logical);
+        pairs.push((number, name, value));
     }
     pairs
 }
@@ -106,6 +113,8 @@ mod tests {
             ("last", ""),
         ];
         assert_eq!(pairs, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        let numbers: Vec<usize> = parse_lines(text).into_iter().map(|(number, _, _)| number).collect();
+        assert_eq!(numbers, [4, 5, 6, 7, 9, 10, 11]);
     }
 
     #[test]

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context as _;
+use ottla_client::{Connection, Options};
 use ottla_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use ottla_protocol::messages::describe_quorum_request::{PartitionData, TopicData};
 use ottla_protocol::messages::describe_topic_partitions_request::Cursor;
@@ -16,13 +17,14 @@ use serde_json::{Value, json};
 
 use super::process::Life;
 use super::state::State;
-use crate::cli::client::Client;
 
 /// So many partitions in one answer.
 const PAGE: i32 = 2000;
 /// So many partitions in trouble are shown by name.
 const SHOWN_MAX: usize = 10;
 const RESOURCE_TOPIC: i8 = 2;
+/// A node that does not answer within this is shown as one that does not.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The cluster at one moment.
 pub(super) struct Status {
@@ -258,7 +260,9 @@ impl Partition {
 
 /// Asks the node at `port`, or the controller that it names.
 fn ask(port: u16, nodes: &[Node]) -> anyhow::Result<Answer> {
-    let connect = |port| Client::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    let options =
+        Options { client_id: "ottla-cluster".to_owned(), connect_timeout: PATIENCE, patience: PATIENCE };
+    let connect = |port| Connection::open(&format!("127.0.0.1:{port}"), &options);
     let mut client = connect(port)?;
     let (mut controller, mut voters) = quorum(&mut client)?;
     let at = nodes.iter().find(|node| Some(node.id) == controller && node.life == Life::Running);
@@ -271,7 +275,7 @@ fn ask(port: u16, nodes: &[Node]) -> anyhow::Result<Answer> {
     }
     let request =
         DescribeClusterRequest { include_fenced_brokers: true, endpoint_type: 1, ..Default::default() };
-    let cluster = client.call(2, &request)?;
+    let cluster = client.call(0..=2, &request)?;
     let partitions = partitions(&mut client)?;
     let mut answer = Answer {
         cluster_id: cluster.cluster_id.to_string(),
@@ -292,25 +296,25 @@ fn ask(port: u16, nodes: &[Node]) -> anyhow::Result<Answer> {
 }
 
 /// Who leads the quorum, and who votes.
-fn quorum(client: &mut Client) -> anyhow::Result<(Option<i32>, Vec<i32>)> {
+fn quorum(client: &mut Connection) -> anyhow::Result<(Option<i32>, Vec<i32>)> {
     let topic = TopicData {
         topic_name: "__cluster_metadata".into(),
         partitions: vec![PartitionData { partition_index: 0 }],
     };
-    let mut answer = client.call(2, &DescribeQuorumRequest { topics: vec![topic] })?;
+    let mut answer = client.call(0..=2, &DescribeQuorumRequest { topics: vec![topic] })?;
     let topic = answer.topics.pop().context("the quorum was not described")?;
     let quorum = topic.partitions.into_iter().next().context("the quorum was not described")?;
     let leader = Some(quorum.leader_id).filter(|id| *id >= 0);
     Ok((leader, quorum.current_voters.iter().map(|voter| voter.replica_id).collect()))
 }
 
-fn partitions(client: &mut Client) -> anyhow::Result<Vec<Partition>> {
+fn partitions(client: &mut Connection) -> anyhow::Result<Vec<Partition>> {
     let mut found = Vec::new();
     let mut cursor = None;
     loop {
         let request =
             DescribeTopicPartitionsRequest { cursor, response_partition_limit: PAGE, ..Default::default() };
-        let page = client.call(0, &request)?;
+        let page = client.call(0..=0, &request)?;
         for topic in page.topics {
             let name = topic.name.unwrap_or_default().to_string();
             found.extend(topic.partitions.into_iter().map(|partition| Partition {
@@ -329,7 +333,7 @@ fn partitions(client: &mut Client) -> anyhow::Result<Vec<Partition>> {
 }
 
 /// `min.insync.replicas` by topic.
-fn minima(client: &mut Client, topics: &[String]) -> anyhow::Result<BTreeMap<String, usize>> {
+fn minima(client: &mut Connection, topics: &[String]) -> anyhow::Result<BTreeMap<String, usize>> {
     let resource = |topic: &String| DescribeConfigsResource {
         resource_type: RESOURCE_TOPIC,
         resource_name: topic.as_str().into(),
@@ -337,7 +341,7 @@ fn minima(client: &mut Client, topics: &[String]) -> anyhow::Result<BTreeMap<Str
     };
     let request =
         DescribeConfigsRequest { resources: topics.iter().map(resource).collect(), ..Default::default() };
-    let answer = client.call(4, &request)?;
+    let answer = client.call(1..=4, &request)?;
     let minimum =
         |configs: &[ottla_protocol::messages::describe_configs_response::DescribeConfigsResourceResult]| {
             configs.first().and_then(|config| config.value.as_ref()?.parse().ok()).unwrap_or(1)
