@@ -37,9 +37,13 @@ sim *ARGS:
 sim-bugs *ARGS:
     cargo run --quiet --profile sim -p ottla-tests --features sabotage --bin sim -- --bugs --seeds 60 {{ARGS}}
 
-# Benchmarks of the parts.
-bench:
-    cargo bench -p ottla-benches
+# Benchmarks of the parts. `just bench --save-baseline before`, a change, `just bench --baseline before` tells what became of each.
+bench *ARGS:
+    cargo bench -p ottla-benches -- {{ARGS}}
+
+# One of them: storage, messages, batches or machines.
+bench-of NAME *ARGS:
+    cargo bench -p ottla-benches --bench {{NAME}} -- {{ARGS}}
 
 # Ottla beside Apache Kafka in one run (a quarter of an hour; --quick: about three minutes; --nodes 3: three nodes each).
 bench-side-by-side *ARGS:

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::event::{Timespec, epoll};
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 
 use crate::clock::{sleep_precisely, sleep_until};
 use crate::figures::Count;
@@ -132,12 +132,7 @@ impl<'a> EventLoop<'a> {
             if self.is_over(now) {
                 break;
             }
-            let timeout = Timespec::try_from(self.patience(Instant::now())).map_err(io::Error::other)?;
-            events.clear();
-            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&timeout)) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
+            wait(&self.epoll, self.patience(Instant::now()), &mut events)?;
             for event in events.drain(..) {
                 self.on_event(event)?;
             }
@@ -319,6 +314,22 @@ impl<'a> EventLoop<'a> {
         let next = dues.into_iter().flatten().min();
         next.map_or(LOOK_AROUND, |next| next.saturating_duration_since(now).min(LOOK_AROUND))
     }
+}
+
+/// Waits for events, to the point: epoll alone counts in milliseconds, which would be most of what is measured.
+fn wait(epoll: &OwnedFd, patience: Duration, events: &mut Vec<epoll::Event>) -> io::Result<()> {
+    let timeout = Timespec::try_from(patience).map_err(io::Error::other)?;
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let ready = match poll(&mut [PollFd::new(epoll, PollFlags::IN)], Some(&timeout)) {
+        Ok(ready) => ready > 0,
+        Err(rustix::io::Errno::INTR) => false,
+        Err(error) => return Err(error.into()),
+    };
+    events.clear();
+    if ready {
+        epoll::wait(epoll, rustix::buffer::spare_capacity(events), Some(&at_once))?;
+    }
+    Ok(())
 }
 
 /// Notes a departure; whose turn it was.

@@ -53,10 +53,9 @@ pub struct Writers {
     pub pace: Pace,
 }
 
-/// They ask for all that is new in their partitions, and are answered as soon as there is any.
+/// They ask for all that is new in their partitions, and are answered as soon as there is any: a connection for each thread that writes.
 #[derive(Clone, Debug)]
 pub struct Followers {
-    pub connections: usize,
     pub max_bytes: i32,
     /// Where each partition ended before the run.
     pub from: Vec<i64>,

@@ -1,6 +1,6 @@
 //! Does what a plan says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicI64};
@@ -61,8 +61,7 @@ impl Watch {
 /// # Errors
 /// A broker takes no connection, or gives no producer an id. Errors after that are counted.
 pub fn run(plan: &Plan, watch: &Watch) -> Result<Outcome, BenchError> {
-    let threads = threads_of(plan);
-    let mut crews = hire(plan, threads)?;
+    let mut crews = hire(plan, plan.threads.max(1))?;
     let began = Instant::now() + LEAD;
     let counted_from = began + plan.warmup;
     *watch.counted_from.lock().unwrap_or_else(PoisonError::into_inner) = Some(counted_from);
@@ -122,11 +121,6 @@ fn rate_of(pace: Pace) -> Option<f64> {
     }
 }
 
-/// Who follows a partition must be on the thread that writes to it.
-fn threads_of(plan: &Plan) -> usize {
-    if plan.followers.is_some() { 1 } else { plan.threads.max(1) }
-}
-
 /// Requests that may be sent where nothing else ends the run.
 fn stock_of(plan: &Plan) -> i64 {
     let (Span::Records(records), Some(writers)) = (plan.span, &plan.writers) else { return i64::MAX };
@@ -147,12 +141,23 @@ fn hire(plan: &Plan, threads: usize) -> Result<Vec<Crew>, BenchError> {
         })
         .collect();
     if let Some(writers) = &plan.writers {
-        for (number, writer) in hire_writers(plan, writers)?.into_iter().enumerate() {
-            crews[number % threads].writers.push(writer);
+        let places = spread(&plan.leaders, writers.connections);
+        let on_thread = if plan.followers.is_some() {
+            threads_by_partition(&places, threads)
+        } else {
+            (0..places.len()).map(|number| number % threads).collect()
+        };
+        let hired = hire_writers(plan, writers, &places)?;
+        for (writer, thread) in hired.into_iter().zip(&on_thread) {
+            crews[*thread].writers.push(writer);
         }
-    }
-    if let Some(followers) = &plan.followers {
-        crews[0].followers = hire_followers(plan, followers)?;
+        if let Some(followers) = &plan.followers {
+            for (thread, crew) in crews.iter_mut().enumerate() {
+                let its =
+                    places.iter().zip(&on_thread).filter(|(_, on)| **on == thread).map(|(place, _)| place);
+                crew.followers = hire_followers(plan, followers, its)?;
+            }
+        }
     }
     if let Some(readers) = &plan.readers {
         for (number, reader) in hire_readers(plan, readers)?.into_iter().enumerate() {
@@ -163,14 +168,30 @@ fn hire(plan: &Plan, threads: usize) -> Result<Vec<Crew>, BenchError> {
     Ok(crews)
 }
 
-fn hire_writers(plan: &Plan, writers: &Writers) -> Result<Vec<Writer>, BenchError> {
+/// Those that write to the same partition are on one thread, for there its records' journeys are known.
+fn threads_by_partition(places: &[Place], threads: usize) -> Vec<usize> {
+    let mut of_partition: BTreeMap<i32, usize> = BTreeMap::new();
+    let mut next = 0;
+    let on_thread = places.iter().map(|(_, partitions)| {
+        let known = partitions.iter().find_map(|partition| of_partition.get(partition).copied());
+        let thread = known.unwrap_or_else(|| {
+            next += 1;
+            (next - 1) % threads
+        });
+        of_partition.extend(partitions.iter().map(|partition| (*partition, thread)));
+        thread
+    });
+    on_thread.collect()
+}
+
+fn hire_writers(plan: &Plan, writers: &Writers, places: &[Place]) -> Result<Vec<Writer>, BenchError> {
     let batches = writers.content.batches();
     let tails = tails(&batches);
     let mut hired = Vec::new();
-    for (leader, partitions) in spread(&plan.leaders, writers.connections) {
-        let mut connection = Connection::open(leader)?;
+    for (leader, partitions) in places {
+        let mut connection = Connection::open(*leader)?;
         let producer = writers.idempotent.then(|| producer_id(&mut connection)).transpose()?;
-        let lanes = partitions.into_iter().map(|partition| {
+        let lanes = partitions.iter().map(|&partition| {
             let frames = batches
                 .iter()
                 .zip(&tails)
@@ -183,12 +204,21 @@ fn hire_writers(plan: &Plan, writers: &Writers) -> Result<Vec<Writer>, BenchErro
     Ok(hired)
 }
 
-fn hire_followers(plan: &Plan, followers: &Followers) -> Result<Vec<Follower>, BenchError> {
+/// One connection to each leader of what one thread writes.
+fn hire_followers<'a>(
+    plan: &Plan,
+    followers: &Followers,
+    places: impl Iterator<Item = &'a Place>,
+) -> Result<Vec<Follower>, BenchError> {
     let appetite = Appetite { max_bytes: followers.max_bytes, max_wait_ms: NEWS_WAIT_MS };
     let value_bytes = plan.writers.as_ref().map_or(0, |writers| writers.content.shape.value_bytes);
-    let connections = followers.connections.min(plan.leaders.len());
+    let mut by_leader: BTreeMap<SocketAddr, BTreeSet<i32>> = BTreeMap::new();
+    for (leader, partitions) in places {
+        by_leader.entry(*leader).or_default().extend(partitions);
+    }
     let mut hired = Vec::new();
-    for (leader, partitions) in spread(&plan.leaders, connections) {
+    for (leader, partitions) in by_leader {
+        let partitions: Vec<i32> = partitions.into_iter().collect();
         let from = partitions.iter().map(|partition| (*partition, start_of(&followers.from, *partition)));
         let frame = FetchFrame::encode(&plan.topic, &partitions, appetite);
         let link = Link::new(Connection::open(leader)?.into_stream())?;
@@ -249,8 +279,11 @@ fn producer_id(connection: &mut Connection) -> Result<(i64, i16), BenchError> {
     Ok((answer.producer_id, answer.producer_epoch))
 }
 
+/// A connection: whom it leads to, and the partitions that it serves.
+type Place = (SocketAddr, Vec<i32>);
+
 /// Which connection serves which partitions: each partition has at least one, and a connection serves those of one leader alone.
-fn spread(leaders: &[SocketAddr], connections: usize) -> Vec<(SocketAddr, Vec<i32>)> {
+fn spread(leaders: &[SocketAddr], connections: usize) -> Vec<Place> {
     let number = |at: usize| i32::try_from(at).unwrap_or(i32::MAX);
     if connections >= leaders.len() {
         let partitions = leaders.iter().enumerate().cycle().take(connections);
@@ -355,6 +388,26 @@ mod tests {
             }
             assert!(served.iter().all(|times| *times >= 1), "{connections} connections: {served:?}");
             assert!(spread.len() <= connections.max(3), "{connections} connections: {}", spread.len());
+        }
+    }
+
+    #[test]
+    fn a_partition_belongs_to_one_thread() {
+        for (partitions, connections) in [(1, 8), (8, 1), (4, 4), (3, 7), (9, 4)] {
+            let places = spread(&addresses(&vec![1; partitions]), connections);
+            let on_thread = threads_by_partition(&places, 4);
+            let mut thread_of: BTreeMap<i32, usize> = BTreeMap::new();
+            for ((_, its), thread) in places.iter().zip(&on_thread) {
+                for partition in its {
+                    assert_eq!(
+                        thread_of.entry(*partition).or_insert(*thread),
+                        thread,
+                        "{partitions} {connections}"
+                    );
+                }
+            }
+            let used: BTreeSet<usize> = on_thread.into_iter().collect();
+            assert_eq!(used.len(), partitions.min(connections).min(4), "{partitions} {connections}");
         }
     }
 

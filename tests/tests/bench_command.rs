@@ -8,7 +8,8 @@ use ottla_protocol::messages::ListOffsetsRequest;
 use ottla_protocol::messages::MetadataRequest;
 use ottla_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use ottla_tests::client::Client;
-use ottla_tests::process::{Ottla, command};
+use ottla_tests::process::{Ottla, command, eventually};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 /// Short runs: what is tested is the measuring, not the broker.
@@ -145,6 +146,24 @@ fn alone_it_brings_its_own_node_and_leaves_nothing_behind() {
 fn entries(dir: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(dir).expect("a directory");
     entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("a plain name")).collect()
+}
+
+#[test]
+fn interrupted_it_ends_what_it_started() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let words = ["bench", "produce", "--duration", "1h", "--dir"];
+    let mut child = command().args(words).arg(dir.path()).spawn().expect("ottla runs");
+    let is_up = || {
+        let state = entries(dir.path()).first().map(|scratch| dir.path().join(scratch).join("cluster.json"));
+        let state = state.and_then(|path| std::fs::read_to_string(path).ok());
+        // Its port is noted once the node is ready.
+        state.is_some_and(|state| !state.contains("\"port\":0"))
+    };
+    eventually("its node runs", is_up);
+    let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid")).expect("a pid");
+    kill_process(pid, Signal::INT).expect("it runs");
+    assert_eq!(child.wait().expect("it ends").code(), Some(130));
+    assert_eq!(entries(dir.path()), [""; 0], "the node has ended, and its directory is gone");
 }
 
 #[test]

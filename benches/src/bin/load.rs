@@ -102,7 +102,7 @@ struct Produce {
     #[arg(long, default_value_t = 10.0)]
     duration: f64,
     /// Threads of the generator.
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 4)]
     threads: usize,
     /// Seconds before that in which answers are not counted.
     #[arg(long, default_value_t = 0.0)]

@@ -131,7 +131,7 @@ fn watched(
     };
     let watch = Watch::over(duration);
     let mut watcher = Watcher::begin(target);
-    let mut live = Live::begin(&format!("{name} on {}", target.name()), plan.warmup, duration);
+    let mut live = Live::begin(&format!("{name} on {}", target.name()), duration);
     let outcome = thread::scope(|scope| {
         let running = scope.spawn(|| run(plan, &watch));
         let mut counts = false;
@@ -156,7 +156,6 @@ fn watched(
 
 fn plan(arguments: &Arguments, kind: Kind, target: &Target, topic: &str) -> anyhow::Result<Plan> {
     let leaders = bootstrap::wait_until_served(target.bootstrap(), topic, NEW_TOPIC_LIMIT)?;
-    let connections = usize::from(arguments.connections);
     let in_flight = usize::from(arguments.in_flight);
     let pace = |default: f64| match arguments.rate {
         None => Pace::Rate(default),
@@ -189,7 +188,7 @@ fn plan(arguments: &Arguments, kind: Kind, target: &Target, topic: &str) -> anyh
     }
     if matches!(kind, Kind::EndToEnd | Kind::Mixed) {
         let from = bootstrap::ends(&plan.leaders, topic)?;
-        plan.followers = Some(Followers { connections, max_bytes: FOLLOW_BYTES, from });
+        plan.followers = Some(Followers { max_bytes: FOLLOW_BYTES, from });
     }
     Ok(plan)
 }

@@ -20,24 +20,20 @@ pub(super) struct Live {
     on: bool,
     colour: bool,
     name: String,
-    warmup: Duration,
     duration: Duration,
-    began: Instant,
     shown: Option<Instant>,
     lines: usize,
 }
 
 impl Live {
-    pub(super) fn begin(name: &str, warmup: Duration, duration: Duration) -> Self {
+    pub(super) fn begin(name: &str, duration: Duration) -> Self {
         let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
         let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Self {
             on: stderr().is_terminal() && !dumb,
             colour: !no_color,
             name: name.to_owned(),
-            warmup,
             duration,
-            began: Instant::now(),
             shown: None,
             lines: 0,
         }
@@ -57,10 +53,9 @@ impl Live {
     }
 
     fn lines(&self, watch: &Watch, now: Instant, style: Style) -> Vec<String> {
-        let counted = watch.counted_from().and_then(|from| now.checked_duration_since(from));
-        let Some(counted) = counted else {
-            let left = (self.warmup + self.began.elapsed()).saturating_sub(self.began.elapsed());
-            return vec![format!("{}: warming up ({:.0} s)", self.name, left.as_secs_f64())];
+        let Some(from) = watch.counted_from() else { return vec![format!("{}: connecting", self.name)] };
+        let Some(counted) = now.checked_duration_since(from) else {
+            return vec![format!("{}: warming up, {:.0} s", self.name, (from - now).as_secs_f64())];
         };
         // The most telling of what runs: from end to end, if anything is read.
         let streams = [Stream::EndToEnd, Stream::Produce, Stream::Fetch];
