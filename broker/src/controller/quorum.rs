@@ -17,8 +17,8 @@ use crate::peers::links::{Line, Links};
 use crate::peers::{Address, raft_id};
 
 /// How often the quorum's leader is heard of, and when voters begin to doubt that there is one.
-pub const QUORUM_HEARTBEAT: Duration = Duration::from_millis(50);
-pub const QUORUM_ELECTION: std::ops::Range<Duration> = Duration::from_millis(150)..Duration::from_millis(300);
+pub const QUORUM_HEARTBEAT: Duration = Duration::from_millis(100);
+pub const QUORUM_ELECTION: std::ops::Range<Duration> = Duration::from_millis(300)..Duration::from_millis(600);
 /// An answer to the quorum is not waited for longer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 /// How long a node may take to catch up as a learner.
