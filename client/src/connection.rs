@@ -282,3 +282,123 @@ fn why(error: &io::Error, timeout: Duration) -> String {
         _ => error.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::thread::JoinHandle;
+
+    use ottla_protocol::frame::RequestHeader;
+    use ottla_protocol::messages::api_versions_response::{ApiVersion, ApiVersionsResponse};
+    use ottla_protocol::messages::{DescribeClusterRequest, MetadataRequest, MetadataResponse};
+    use ottla_protocol::wire::{Reader, Writer};
+
+    use super::*;
+
+    fn options() -> Options {
+        let patience = Duration::from_secs(30);
+        Options { client_id: "test".to_owned(), connect_timeout: patience, patience }
+    }
+
+    /// Serves one connection: `answer` gets each request's header and a writer that holds nothing yet.
+    fn broker(
+        answer: impl Fn(&RequestHeader, &mut Writer) + Send + 'static,
+    ) -> (String, JoinHandle<Vec<i16>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let name = listener.local_addr().expect("an address").to_string();
+        let thread = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("a client");
+            let mut versions = Vec::new();
+            let mut length = [0; 4];
+            while stream.read_exact(&mut length).is_ok() {
+                let mut frame = vec![0; usize::try_from(u32::from_be_bytes(length)).expect("small")];
+                stream.read_exact(&mut frame).expect("a whole request");
+                // The version is read by hand: the header of one that is too new can't be.
+                versions.push(i16::from_be_bytes([frame[2], frame[3]]));
+                let mut r = Reader::new(frame.into());
+                let header = RequestHeader::decode(&mut r).expect("a header");
+                let mut w = Writer::new();
+                answer(&header, &mut w);
+                stream.write_all(&w.into_bytes()).expect("the client reads");
+            }
+            versions
+        });
+        (name, thread)
+    }
+
+    fn versions(of: &[(i16, i16, i16)], error_code: i16) -> ApiVersionsResponse {
+        let api_keys = of.iter().map(|(api_key, min_version, max_version)| ApiVersion {
+            api_key: *api_key,
+            min_version: *min_version,
+            max_version: *max_version,
+        });
+        ApiVersionsResponse { error_code, api_keys: api_keys.collect(), ..Default::default() }
+    }
+
+    #[test]
+    fn an_old_broker_is_asked_again_in_the_form_that_it_knows() {
+        let (name, broker) = broker(|header, w| {
+            let error = if header.api_version > 0 { UNSUPPORTED_VERSION } else { 0 };
+            frame::encode_response(w, &versions(&[(3, 0, 5), (18, 0, 0)], error), 0, header.correlation_id);
+        });
+        let connection = Connection::open(&name, &options()).expect("it agrees");
+        assert_eq!(connection.served(3), Some((0, 5)));
+        assert_eq!(connection.version_of::<MetadataRequest>(&(4..=12)).expect("both know it"), 5);
+        drop(connection);
+        assert_eq!(broker.join().expect("it ends"), [3, 0]);
+    }
+
+    #[test]
+    fn the_newest_version_that_both_know_is_spoken_and_none_is_an_error_that_says_so() {
+        let (name, broker) = broker(|header, w| match header.api_key {
+            18 => {
+                let answer = versions(&[(3, 2, 9), (18, 0, 4)], 0);
+                frame::encode_response(w, &answer, header.api_version, header.correlation_id);
+            }
+            _ => frame::encode_response(
+                w,
+                &MetadataResponse::default(),
+                header.api_version,
+                header.correlation_id,
+            ),
+        });
+        let mut connection = Connection::open(&name, &options()).expect("it agrees");
+        let request = MetadataRequest::default();
+        connection.call(4..=12, &request).expect("an answer");
+        connection.call(0..=7, &request).expect("an answer");
+        let error = connection.call(10..=12, &request).expect_err("too new for it");
+        assert!(
+            error
+                .to_string()
+                .ends_with("serves Metadata in versions 2 to 9, and this needs version 10 to 12")
+        );
+        let error = connection.call(0..=2, &DescribeClusterRequest::default()).expect_err("it has none");
+        assert!(error.to_string().contains("does not serve DescribeCluster"), "{error}");
+        // Answers come in the order of the requests.
+        let first = connection.send(4..=12, &request).expect("sent");
+        let second = connection.send(4..=5, &request).expect("sent");
+        connection.receive(first).expect("an answer");
+        connection.receive(second).expect("an answer");
+        drop(connection);
+        assert_eq!(broker.join().expect("it ends"), [3, 9, 7, 9, 5]);
+    }
+
+    #[test]
+    fn what_is_no_broker_is_an_error_that_names_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let name = listener.local_addr().expect("an address").to_string();
+        let web = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("a client");
+            stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").expect("the client reads");
+        });
+        let error = Connection::open(&name, &options()).expect_err("it is no broker");
+        assert!(
+            error.to_string().starts_with(&format!("{name}: the answer to ApiVersions can't be read")),
+            "{error}"
+        );
+        web.join().expect("it ends");
+        for wrong in ["localhost", ":9092", "localhost:port", ""] {
+            assert!(matches!(Connection::open(wrong, &options()), Err(Error::BadAddress(_))), "{wrong}");
+        }
+    }
+}

@@ -177,3 +177,66 @@ impl Pending {
         kept
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ottla_protocol::batch::RecordBatch;
+
+    use super::*;
+
+    fn pending(count: u8) -> Pending {
+        let mut pending = Pending::new(0, 0);
+        for n in 0..count {
+            let value = [n; 3];
+            pending.push(&Outgoing {
+                tag: 100 + u64::from(n),
+                timestamp: 1_000 + i64::from(n),
+                key: (n % 2 == 0).then_some(&value[..1]),
+                value: (n != 3).then_some(&value[..]),
+                headers: vec![(b"a", Some(&value[..2])), (b"a", None)],
+                partition: None,
+            });
+        }
+        pending
+    }
+
+    /// Each record as (timestamp, key, value, headers), and the first sequence.
+    fn built(pending: &Pending) -> (Vec<String>, i32) {
+        let bytes = pending.build(Compression::Lz4, None, Identity::NONE);
+        let (batch, rest) = RecordBatch::parse(&bytes).expect("whole");
+        assert!(rest.is_empty());
+        batch.verify_crc().expect("the checksum");
+        let unpacked = batch.uncompressed(1 << 20).expect("unpacks");
+        let records = batch.records(&unpacked).map(|record| {
+            let record = record.expect("readable");
+            format!("{} {:?} {:?} {:?}", record.timestamp, record.key, record.value, record.headers)
+        });
+        (records.collect(), batch.header().base_sequence)
+    }
+
+    #[test]
+    fn halves_hold_the_same_records_in_the_same_order_with_sequences_that_go_on() {
+        let mut whole = pending(7);
+        whole.sequence = Some(i32::MAX - 1);
+        let (first, second) = whole.split().expect("more than one record");
+        assert_eq!((first.len(), second.len()), (3, 4));
+        let (records, sequence) = built(&whole);
+        let ((mut halves, first_sequence), (rest, second_sequence)) = (built(&first), built(&second));
+        halves.extend(rest);
+        assert_eq!(halves, records);
+        // After 2^31 - 1 comes 0.
+        assert_eq!((sequence, first_sequence, second_sequence), (i32::MAX - 1, i32::MAX - 1, 1));
+        assert_eq!(second.tags().collect::<Vec<_>>(), [103, 104, 105, 106]);
+        assert!(pending(1).split().is_none());
+    }
+
+    #[test]
+    fn some_records_can_be_left_out() {
+        let whole = pending(5);
+        let kept = whole.keeping(|index| index != 2);
+        let (mut records, _) = built(&whole);
+        records.remove(2);
+        assert_eq!(built(&kept).0, records);
+        assert_eq!(kept.tags().collect::<Vec<_>>(), [100, 101, 103, 104]);
+    }
+}

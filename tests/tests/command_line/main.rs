@@ -3,6 +3,7 @@
 mod config;
 mod consume;
 mod doctor;
+mod failover;
 mod group;
 mod produce;
 mod shell;
