@@ -6,7 +6,6 @@ mod compare;
 mod failover;
 mod flow;
 mod html;
-mod interrupt;
 mod live;
 mod quantities;
 mod rebalance;
@@ -25,6 +24,8 @@ use ottla_load::bootstrap::Bootstrap;
 use ottla_protocol::compression::Compression;
 use serde_json::json;
 
+use super::interrupt;
+use super::output::Output;
 use quantities::Speed;
 use report::Report;
 use target::Target;
@@ -177,9 +178,8 @@ pub(super) struct Arguments {
     #[arg(long, value_enum, default_value = "kill", help_heading = "Kinds")]
     fault: Fault,
 
-    /// One document of JSON instead of tables.
-    #[arg(long, help_heading = "Output")]
-    json: bool,
+    #[command(flatten)]
+    output: Output,
     /// Writes a page with the plots, too.
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     html: Option<PathBuf>,
@@ -271,7 +271,7 @@ fn measure(arguments: &Arguments) -> anyhow::Result<()> {
         let mut reports = Vec::new();
         for kind in arguments.kinds() {
             reports.push(one(arguments, kind, &ours)?);
-            if !arguments.json {
+            if !arguments.output.is_json() {
                 say(&table::of_report(reports.last().context("it was just made")?))?;
             }
         }
@@ -279,7 +279,7 @@ fn measure(arguments: &Arguments) -> anyhow::Result<()> {
     }
     let theirs = Target::theirs(arguments)?;
     let (reports, comparison) = compare::run(arguments, &ours, &theirs)?;
-    if !arguments.json {
+    if !arguments.output.is_json() {
         say(&table::of_comparison(&comparison))?;
     }
     finish(arguments, &reports, Some(&comparison))
@@ -308,7 +308,7 @@ fn finish(
         std::fs::write(path, page).with_context(|| format!("can't write {}", path.display()))?;
         eprintln!("the plots are in {}", path.display());
     }
-    if arguments.json {
+    if arguments.output.is_json() {
         let document = json!({
             "ottla": env!("CARGO_PKG_VERSION"),
             "machine": report::machine(),

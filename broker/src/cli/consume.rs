@@ -13,7 +13,7 @@ use ottla_protocol::record::Record;
 use regex::bytes::Regex;
 
 use super::connect::Connect;
-use super::interrupt::Interrupt;
+use super::interrupt;
 use super::output::Output;
 use super::place::{self, Place};
 use super::progress::Progress;
@@ -59,7 +59,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let interrupt = Interrupt::watch()?;
+    interrupt::listen()?;
     if arguments.count == Some(0) {
         return Ok(());
     }
@@ -86,7 +86,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             Some(Commits::join(arguments.connect.cluster()?, group, &arguments.topics, arguments.from)?)
         }
     };
-    let outcome = reading.follow(commits.as_mut(), &interrupt);
+    let outcome = reading.follow(commits.as_mut());
     if let Some(commits) = &mut commits {
         // Also after an error: what was printed was printed.
         commits.finish(&reading.done)?;
@@ -155,11 +155,11 @@ impl Reading {
         }
     }
 
-    fn follow(&mut self, mut commits: Option<&mut Commits>, interrupt: &Interrupt) -> anyhow::Result<()> {
+    fn follow(&mut self, mut commits: Option<&mut Commits>) -> anyhow::Result<()> {
         let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
         let mut progress = Progress::new(!io::stdout().is_terminal());
         let mut meter = units::Meter::new();
-        while !interrupt.came() {
+        while !interrupt::came() {
             if let Some(commits) = &mut commits
                 && let Some(positions) = commits.tick(&self.done, &mut self.consumer)?
             {

@@ -11,7 +11,7 @@ pub(super) enum Format {
     Json,
 }
 
-#[derive(Args, Clone, Copy, Default)]
+#[derive(Args, Clone, Copy, Debug, Default)]
 pub(super) struct Output {
     /// Tables for people, or one line of JSON.
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]

@@ -16,7 +16,7 @@ use serde_json::json;
 use super::connect::Connect;
 use super::consume::format::delimiter;
 use super::exit::Said;
-use super::interrupt::Interrupt;
+use super::interrupt;
 use super::output::{Output, say};
 use super::progress::Progress;
 use super::units;
@@ -120,7 +120,7 @@ impl Codec {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let interrupt = Interrupt::watch()?;
+    interrupt::listen()?;
     let headers = parse::headers(&arguments.header)?;
     let template = Outgoing {
         key: arguments.key.as_deref().map(str::as_bytes),
@@ -165,7 +165,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         refused: 0,
         told: 0,
     };
-    let outcome = writing.all(&lines, &template, &interrupt);
+    let outcome = writing.all(&lines, &template);
     writing.finish(outcome)
 }
 
@@ -181,8 +181,8 @@ struct Writing<'a> {
 }
 
 impl Writing<'_> {
-    fn all(&mut self, lines: &Lines, template: &Outgoing<'_>, interrupt: &Interrupt) -> anyhow::Result<()> {
-        while !interrupt.came() {
+    fn all(&mut self, lines: &Lines, template: &Outgoing<'_>) -> anyhow::Result<()> {
+        while !interrupt::came() {
             match lines.next(LINGER)? {
                 Next::Some(chunk) => {
                     for line in chunk.lines() {

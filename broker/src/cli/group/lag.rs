@@ -14,7 +14,7 @@ use super::diagnosis::{Seen, causes, is_between_commits};
 use super::existing;
 use super::sample::{Sample, Trend, empty_in};
 use crate::cli::connect::Connect;
-use crate::cli::interrupt::Interrupt;
+use crate::cli::interrupt;
 use crate::cli::output::{Output, Tone, say};
 use crate::cli::progress::Progress;
 use crate::cli::table::{Cell, Table};
@@ -84,7 +84,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 fn watch(arguments: &Arguments, cluster: &mut Cluster, watched: &mut Watched) -> anyhow::Result<()> {
-    let interrupt = Interrupt::watch()?;
+    interrupt::listen()?;
     let on_screen = io::stdout().is_terminal() && !arguments.output.is_json();
     if on_screen {
         write!(io::stdout(), "\x1b[2J")?;
@@ -103,7 +103,7 @@ fn watch(arguments: &Arguments, cluster: &mut Cluster, watched: &mut Watched) ->
         }
         let until = Instant::now() + WATCH_EVERY;
         while Instant::now() < until {
-            if interrupt.came() {
+            if interrupt::came() {
                 return Ok(());
             }
             std::thread::sleep(Duration::from_millis(50));
