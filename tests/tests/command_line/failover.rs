@@ -54,7 +54,7 @@ fn every_line_is_written_once_and_in_order_through_the_death_of_a_leader() {
 
     read.extend(said.map(|line| line.expect("readable")));
     assert!(consumer.wait().expect("it ends").success());
-    let mut last = vec![-1i64; 11];
+    let mut last = [-1i64; 11];
     for line in &read {
         let n: i64 = line.split(' ').nth(1).and_then(|n| n.parse().ok()).expect("a number");
         let key = usize::try_from(n % 11).expect("small");
