@@ -388,7 +388,10 @@ impl Coordinator {
         let view = self.partition.whole_view().map_err(|code| code.to_string())?;
         let (mut from, end, mut count) = (view.start_offset(), view.end_offset(), 0);
         while from < end {
-            let slices = view.read(from, LOAD_BYTES).map_err(|error| error.to_string())?;
+            let slices = view.read(from, LOAD_BYTES).map_err(|error| {
+                self.partition.on_unreadable(&error);
+                error.to_string()
+            })?;
             let before = from;
             // In slices: other requests see "loading" meanwhile, and nobody waits for the lock long.
             let mut state = lock(&self.state);

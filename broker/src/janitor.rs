@@ -49,27 +49,18 @@ impl Janitor {
             |name: &str| Duration::from_millis(u64::try_from(config.number(name)).unwrap_or(0).max(1));
         let janitor = Self { stopping: Arc::default(), threads: Mutex::default() };
         let journal = Arc::clone(journal);
-        janitor.repeat("journal", JOURNAL_EVERY, move |_| {
-            // The noted ends spare a start after a crash from reading what was flushed anyway.
-            if journal.recorded() > journal.synced()
-                && let Err(error) = journal.sync()
-            {
-                tracing::error!("the journal is not synced: {error}");
-            }
-        })?;
+        janitor.repeat("journal", JOURNAL_EVERY, move |_| sync_journal(&journal))?;
         let (wall, producers) = (clock.clone(), config.number("producer.id.expiration.ms"));
         janitor.every(
             "retention",
             millis("log.retention.check.interval.ms"),
             partitions,
-            move |partition| {
-                report(partition, "retention", partition.retain(wall.now_ms(), producers));
-            },
+            move |partition| retain(partition, wall.now_ms(), producers),
         )?;
         if config.flag("log.cleaner.enable") {
             let wall = clock.clone();
             janitor.every("cleaner", millis("log.cleaner.backoff.ms"), partitions, move |partition| {
-                report(partition, "compaction", clean(partition, wall.now_ms()));
+                compact(partition, wall.now_ms());
             })?;
         }
         Ok(janitor)
@@ -132,11 +123,33 @@ impl Janitor {
     }
 }
 
+/// Brings what the journal noted to the disk: the noted ends spare a start after a crash from reading what was flushed anyway.
+pub fn sync_journal(journal: &Journal) {
+    if journal.recorded() > journal.synced()
+        && let Err(error) = journal.sync()
+    {
+        tracing::error!("the journal is not synced: {error}");
+    }
+}
+
+/// Lets go of what is past its retention in one partition, and of producers silent for longer than `producers_ms`. Waits for the disk.
+pub fn retain(partition: &Arc<Partition>, now_ms: i64, producers_ms: i64) {
+    report(partition, "retention", partition.retain(now_ms, producers_ms));
+}
+
+/// Compacts one partition where it is due. Waits for the disk.
+pub fn compact(partition: &Arc<Partition>, now_ms: i64) {
+    report(partition, "compaction", clean(partition, now_ms));
+}
+
 fn report(partition: &Partition, what: &str, result: Result<(), StorageError>) {
     match result {
         // The log moved on meanwhile: the next round sees it as it is.
         Ok(()) | Err(StorageError::ViewStale { .. }) => {}
-        Err(error) => tracing::error!("{what} of {}: {error}", partition.dir_name),
+        Err(error) => {
+            tracing::error!("{what} of {}: {error}", partition.dir_name);
+            partition.on_unreadable(&error);
+        }
     }
 }
 

@@ -25,6 +25,8 @@ use crate::peers::Identity;
 
 /// After a failed connection, or an answer that says "not now".
 pub const PAUSE_MS: u64 = 50;
+/// While a log takes nothing.
+const LONG_PAUSE_MS: u64 = 500;
 /// Two nodes' images are that far apart, at the most, on an ordinary day.
 const MOMENT_MS: u64 = 3;
 /// Longer than a fetch may wait at the leader, an answer is not waited for.
@@ -338,7 +340,12 @@ impl Replicator {
                 Some((leader, wish)) if leader == self.leader => {
                     wishes.push(asked!(ReplicaWish, wish));
                 }
-                // Its partition follows the image a moment later, or its log takes nothing.
+                // The leader need not send what cannot be taken.
+                _ if partition.takes_nothing() => {
+                    state.forgotten.push(key);
+                    state.later.push((now + LONG_PAUSE_MS, key));
+                }
+                // Its partition follows the image a moment later.
                 _ => state.later.push((now + MOMENT_MS, key)),
             }
         }
@@ -402,7 +409,11 @@ impl Replicator {
             }
             Followed::Soon => state.later.push((tick_ms + MOMENT_MS, key)),
             Followed::Later => state.later.push((tick_ms + PAUSE_MS, key)),
-            Followed::Stopped => state.later.push((tick_ms + 10 * PAUSE_MS, key)),
+            Followed::Stopped => {
+                // Or the leader would send the same again with whatever comes.
+                state.forgotten.push(key);
+                state.later.push((tick_ms + LONG_PAUSE_MS, key));
+            }
         }
     }
 }

@@ -171,6 +171,15 @@ impl Log {
         failure
     }
 
+    /// Damage below the flushed end was found since the log was opened, as [`StorageError::CorruptBatch`] by a read: it takes no appends
+    /// any more until [`Log::restart_at`] empties it, and is readable where it is sound. For who can get the records elsewhere.
+    pub fn quarantine(&mut self, reason: &str) {
+        if self.failure.is_none() {
+            tracing::error!("log {} is quarantined: {reason}", self.dir.display());
+            self.failure = Some(StorageError::Quarantined { dir: self.dir.clone(), reason: reason.into() });
+        }
+    }
+
     pub(crate) fn check_failure(&self) -> Result<(), StorageError> {
         self.failure.clone().map_or(Ok(()), Err)
     }
@@ -425,8 +434,11 @@ impl Log {
         if let Some(durable) = self.flush.finish(&ticket) {
             self.entry.update(|facts| facts.durable = Some(durable));
         }
-        self.check_failure()?;
-        Ok(self.flush.flushed_end())
+        match &self.failure {
+            Some(offline @ StorageError::Offline { .. }) => Err(offline.clone()),
+            // Damage elsewhere takes nothing from what was just written.
+            Some(_) | None => Ok(self.flush.flushed_end()),
+        }
     }
 
     /// Flushes, notes the durable end in the journal (which [`crate::LogDir::close`] syncs once for all logs), saves the index.

@@ -2,6 +2,8 @@
 
 pub mod acknowledged;
 pub mod bounded;
+pub mod commits;
+pub mod generations;
 pub mod idempotence;
 pub mod image;
 pub mod in_sync;
@@ -9,6 +11,7 @@ pub mod liveness;
 pub mod logs;
 pub mod one_leader;
 pub mod replayed;
+pub mod resumed;
 pub mod watermark;
 
 use std::sync::Arc;
@@ -35,6 +38,8 @@ pub struct Look {
     pub life: u64,
     pub partition: Arc<Partition>,
     pub seen: Inspection,
+    /// A bit of this replica has flipped, at some time: parts of it may be unreadable until it was fetched anew.
+    pub is_flipped: bool,
 }
 
 impl Look {
@@ -51,12 +56,21 @@ pub struct Checks {
     pub idempotence: idempotence::Idempotence,
     pub images: image::Images,
     pub in_sync: in_sync::InSyncRules,
+    pub commits: commits::Commits,
+    pub generations: generations::Generations,
+    pub resumed: resumed::Resumed,
     one_leader: one_leader::OneLeader,
     watermark: watermark::Watermark,
     replayed: replayed::Replayed,
 }
 
 impl Checks {
+    /// `retains`: records go once they are past their retention.
+    #[must_use]
+    pub fn new(retains: bool) -> Self {
+        Self { logs: logs::LogsMatch::new(retains), ..Self::default() }
+    }
+
     /// Looks at every partition of every node.
     ///
     /// # Errors

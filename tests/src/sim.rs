@@ -4,13 +4,15 @@
 //! membership's. What is not: the disk (`storage::memory`), the network (`net`), the clocks, Raft (`quorum` stands in for it), and the
 //! loops of threads (`node`, `edges`).
 //!
-//! A run has a safety phase, in which the faults of its [`plan`] happen, and a liveness phase without any, in which everything must
-//! converge within [`plan::CONVERGE_MS`] of virtual time. The invariants are in `crate::check`, one in each file.
+//! A seed chooses its [`plan::Pace`]: some seconds full of faults and records, or up to an hour with time for slow timers. A run has a safety phase, in which the faults of its [`plan`] happen, and a liveness phase without any, in which everything must
+//! converge within [`plan::Plan::converge_ms`] of virtual time. The invariants are in `crate::check`, one in each file.
 
 pub mod client;
 pub mod edges;
 pub mod effects;
 pub mod faults;
+pub mod flip;
+pub mod member;
 pub mod net;
 pub mod node;
 pub mod plan;

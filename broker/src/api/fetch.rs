@@ -198,6 +198,7 @@ impl Fetch {
             (Some(Err(error)), _) => {
                 self.cold[at] = None;
                 tracing::error!("fetch of {} at offset {}: {error}", partition.dir_name, wanted.offset);
+                partition.on_unreadable(&error);
                 let code = storage_code(&error);
                 return self.failure(at, code, Some(answer.bounds));
             }

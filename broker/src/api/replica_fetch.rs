@@ -296,6 +296,7 @@ impl Held {
                 self.cold = None;
                 loaded.map_err(|error| {
                     tracing::error!("{} cannot be read for a follower: {error}", self.partition.dir_name);
+                    self.partition.on_unreadable(&error);
                     (storage_code(&error), answer.log_start)
                 })?
             }

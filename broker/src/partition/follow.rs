@@ -23,7 +23,7 @@ pub enum Followed {
     Soon,
     /// Ask again after a while.
     Later,
-    /// This node follows that leader no longer, or its log takes nothing.
+    /// This node follows that leader no longer, or its log takes nothing, for now or for good.
     Stopped,
 }
 
@@ -85,6 +85,13 @@ impl Partition {
         Some((leader, wish))
     }
 
+    /// Whether this node has nothing to ask of any leader, because the log takes nothing: its disk failed, or it is damaged and the
+    /// controller does not know yet.
+    pub(crate) fn takes_nothing(&self) -> bool {
+        let state = self.lock();
+        state.log.as_ref().is_none_or(|log| log.failure().is_some())
+    }
+
     /// Does what the leader's answer asks for: appends, cuts, or starts anew.
     pub fn on_leader_answer(self: &Arc<Self>, answer: &LeaderAnswer<'_>) -> Followed {
         let (now_ms, tick_ms) = (self.host.clock.now_ms(), self.host.clock.tick_ms());
@@ -118,7 +125,7 @@ impl Partition {
                     state.say_full_at_ms = tick_ms + SAY_FULL_EVERY_MS;
                     tracing::warn!("{} does not follow for want of space: {error}", self.dir_name);
                 }
-                return Followed::Later;
+                return Followed::Stopped;
             }
             Err(error) => {
                 tracing::error!("{} follows its leader no longer: {error}", self.dir_name);
@@ -234,7 +241,11 @@ impl Partition {
 
     fn reload_producers(&self, state: &mut State) -> Result<(), StorageError> {
         let log = state.log.as_ref().expect("looked at by the caller");
-        state.producers = self.load_producers(log, None)?;
+        let damage;
+        (state.producers, damage) = self.load_producers(log, None)?;
+        if let Some(damage) = damage {
+            self.give_up(state, &damage);
+        }
         Ok(())
     }
 }

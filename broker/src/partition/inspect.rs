@@ -59,6 +59,10 @@ impl Partition {
     /// What cannot be read.
     pub fn replayed_producers(self: &Arc<Self>) -> Result<Producers, StorageError> {
         let state = self.lock();
-        state.log.as_ref().map_or(Ok(Producers::default()), |log| self.load_producers(log, None))
+        let Some(log) = state.log.as_ref() else { return Ok(Producers::default()) };
+        match self.load_producers(log, None)? {
+            (producers, None) => Ok(producers),
+            (_, Some(damage)) => Err(damage),
+        }
     }
 }

@@ -189,9 +189,10 @@ impl Partition {
                 return Err((ErrorCode::OffsetOutOfRange, own.start));
             }
             None if wish.offset == own.end => Read::Hot(Vec::new()),
-            None => log
-                .read(wish.offset, own.end, max_bytes, at_least_one)
-                .map_err(|error| (storage_code(&error), own.start))?,
+            None => log.read(wish.offset, own.end, max_bytes, at_least_one).map_err(|error| {
+                self.give_up(&mut state, &error);
+                (storage_code(&error), own.start)
+            })?,
         };
         let high_watermark = state.replica.high_watermark();
         Ok(ReplicaAnswer { high_watermark, log_start: own.start, diverging, read })

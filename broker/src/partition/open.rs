@@ -43,16 +43,20 @@ impl Partition {
         }
         let opened = self.open_log(&state.config.log_options()).and_then(|(mut log, recovery)| {
             self.report(state, &recovery);
-            state.producers = self.load_producers(&log, recovery.walked_from)?;
+            let damage;
+            (state.producers, damage) = self.load_producers(&log, recovery.walked_from)?;
             if state.replica.leads() {
                 log.assign_epoch(state.replica.leader_epoch());
             }
-            Ok(log)
+            Ok((log, damage))
         });
         match opened {
-            Ok(log) => {
+            Ok((log, damage)) => {
                 let unflushed = log.flushed_end() < log.end_offset();
                 state.log = Some(log);
+                if let Some(damage) = damage {
+                    self.give_up(state, &damage);
+                }
                 // What survived a crash is there: with one replica it is committed once it is on the disk again.
                 let (own, mode) = (state.own().expect("just opened"), state.mode(&self.host));
                 state.replica.on_opened(own, &mode, self.host.clock.tick_ms());
@@ -83,6 +87,22 @@ impl Partition {
         }
     }
 
+    /// A read found damage. Where another replica is in sync, this one gives its place up and fetches everything anew from the next
+    /// leader; alone it serves what is sound.
+    pub(crate) fn on_unreadable(&self, error: &StorageError) {
+        self.give_up(&mut self.lock(), error);
+    }
+
+    pub(super) fn give_up(&self, state: &mut State, error: &StorageError) {
+        let StorageError::CorruptBatch { .. } = error else { return };
+        if state.replica.state().isr.iter().all(|id| *id == self.host.me) {
+            return;
+        }
+        let Some(log) = state.log.as_mut().filter(|log| log.failure().is_none()) else { return };
+        log.quarantine(&error.to_string());
+        self.tell_failure(state);
+    }
+
     /// Opens the log if it has one, so that what a crash left is on the disk, and seen, before somebody asks.
     pub(crate) fn recover(self: &Arc<Self>) {
         let mut state = self.lock();
@@ -90,12 +110,14 @@ impl Partition {
         let _ = self.ensure_open(&mut state);
     }
 
+    /// The producers as the last snapshot and the log behind it have them; and the damage beyond which nothing is known of them.
+    ///
     /// `walked_from`: from there on this process's predecessor wrote the batches and the kernel kept them, so that their headers will do.
     pub(super) fn load_producers(
         &self,
         log: &Log,
         walked_from: Option<Offset>,
-    ) -> Result<Producers, StorageError> {
+    ) -> Result<(Producers, Option<StorageError>), StorageError> {
         let (mut producers, mut from) = (Producers::default(), log.start_offset());
         if let Some((at, bytes)) = log.producer_snapshots().latest(log.end_offset())?
             && at >= log.start_offset()
@@ -118,9 +140,9 @@ impl Partition {
             Err(error @ (StorageError::CorruptBatch { .. } | StorageError::Quarantined { .. })) => {
                 let dir = &self.dir_name;
                 tracing::error!("the producers of {dir} are known up to offset {from} only: {error}");
-                Ok(producers)
+                Ok((producers, Some(error)))
             }
-            outcome => outcome.map(|()| producers),
+            outcome => outcome.map(|()| (producers, None)),
         }
     }
 

@@ -57,15 +57,17 @@ impl Partition {
             return Err((ErrorCode::OffsetOutOfRange, Some(bounds)));
         }
         let read = if offset >= bounds.high_watermark {
-            Read::Hot(Vec::new())
+            Ok(Read::Hot(Vec::new()))
         } else {
-            log.read(offset, bounds.high_watermark, max_bytes, at_least_one).map_err(|error| {
-                if !matches!(error, StorageError::OutOfRange { .. }) {
-                    tracing::error!("fetch of {} at offset {offset}: {error}", self.dir_name);
-                }
-                (storage_code(&error), Some(bounds))
-            })?
+            log.read(offset, bounds.high_watermark, max_bytes, at_least_one)
         };
+        let read = read.map_err(|error| {
+            if !matches!(error, StorageError::OutOfRange { .. }) {
+                tracing::error!("fetch of {} at offset {offset}: {error}", self.dir_name);
+            }
+            self.give_up(&mut state, &error);
+            (storage_code(&error), Some(bounds))
+        })?;
         if let Some((wakeup, enough)) = wakeup
             && !matches!(&read, Read::Hot(slices) if slices.iter().map(Slice::len).sum::<usize>() >= enough)
         {

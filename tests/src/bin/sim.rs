@@ -1,6 +1,6 @@
 //! Runs the simulator over many seeds, or over one with its whole trace.
 //!
-//! `sim --seeds N [--from S] [--seconds T]`, `sim --seed S --trace`. With the feature `sabotage`: `sim --bugs --seeds N` plants each bug of
+//! `sim --seeds N [--from S] [--seconds T] [--pace calm|dense]`, `sim --seed S --trace`. `--seconds` is the wall's. With the feature `sabotage`: `sim --bugs --seeds N` plants each bug of
 //! `ottla_machine::sabotage` in turn, and each must be caught within N seeds.
 
 #![allow(clippy::print_stdout, reason = "a program for a terminal")]
@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use ottla_tests::sim;
+use ottla_tests::sim::plan::Pace;
 use ottla_tests::sim::report::Stats;
 
 struct Args {
@@ -16,11 +17,12 @@ struct Args {
     from: Option<u64>,
     seconds: Option<u64>,
     trace: bool,
+    pace: Option<Pace>,
     bugs: bool,
 }
 
 fn parse() -> Result<Args, String> {
-    let mut args = Args { seeds: 20, from: None, seconds: None, trace: false, bugs: false };
+    let mut args = Args { seeds: 20, from: None, seconds: None, trace: false, pace: None, bugs: false };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let mut number = || -> Result<u64, String> {
@@ -32,11 +34,18 @@ fn parse() -> Result<Args, String> {
             "--from" => args.from = Some(number()?),
             "--seconds" => args.seconds = Some(number()?),
             "--seed" => (args.from, args.seeds) = (Some(number()?), 1),
+            "--pace" => {
+                args.pace = match words.next().as_deref() {
+                    Some("calm") => Some(Pace::Calm),
+                    Some("dense") => Some(Pace::Dense),
+                    _ => return Err("--pace is calm or dense".to_owned()),
+                }
+            }
             "--trace" => args.trace = true,
             "--bugs" => args.bugs = true,
             _ => {
                 return Err(format!(
-                    "{word} is not known: --seeds N, --from S, --seconds T, --seed S, --trace"
+                    "{word} is not known: --seeds N, --from S, --seconds T, --seed S, --trace, --pace calm|dense"
                 ));
             }
         }
@@ -63,7 +72,8 @@ fn main() -> ExitCode {
     }
     let began = Instant::now();
     let (mut total, mut runs, mut failures) = (Stats::default(), 0_u64, 0_u64);
-    for seed in from..from.saturating_add(args.seeds) {
+    let seeds = (from..).filter(|seed| args.seeds == 1 || args.pace.is_none_or(|pace| Pace::of(*seed) == pace));
+    for seed in seeds.take(usize::try_from(args.seeds).unwrap_or(usize::MAX)) {
         if args.seconds.is_some_and(|limit| began.elapsed().as_secs() >= limit) {
             break;
         }

@@ -1,7 +1,7 @@
 //! What every image says of leaders and in-sync sets: a leader is in the set and may lead, nobody is in the set or eligible that is no
 //! replica or fenced beside others, epochs only grow, and an epoch has one leader.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ottla_machine::controller::image::{Image, PartitionState};
 use ottla_protocol::types::{NodeId, TopicId};
@@ -13,6 +13,8 @@ pub struct InSyncRules {
     version: u64,
     last: BTreeMap<(TopicId, usize), PartitionState>,
     pub leader_changes: u64,
+    /// Every way in which the whole image stood, without its epochs.
+    pub states: BTreeSet<u32>,
     /// What changed since somebody last took it, for a person.
     pub news: Vec<String>,
 }
@@ -57,8 +59,24 @@ impl InSyncRules {
                 self.last.insert((*id, index), PartitionState::clone(state));
             }
         }
+        self.states.insert(fingerprint(image));
         Ok(())
     }
+}
+
+fn fingerprint(image: &Image) -> u32 {
+    let brokers = image.brokers.values().map(|broker| u8::from(broker.fenced) | u8::from(broker.shutting_down) << 1);
+    let mut bytes: Vec<u8> = brokers.collect();
+    let mut note = |nodes: &[NodeId]| {
+        bytes.extend(nodes.iter().map(|id| u8::try_from(id.0).unwrap_or(u8::MAX)));
+        bytes.push(0);
+    };
+    for state in image.topics.values().flat_map(|topic| topic.partitions.iter()) {
+        for nodes in [&state.replicas[..], &state.isr, &state.elr, &state.adding, &state.removing, &[state.leader]] {
+            note(nodes);
+        }
+    }
+    crc32c::crc32c(&bytes)
 }
 
 fn fault(image: &Image, before: Option<&PartitionState>, state: &PartitionState) -> Option<&'static str> {

@@ -27,6 +27,8 @@ pub struct LogsMatch {
     committed: BTreeMap<i32, Vec<Held>>,
     /// By node and partition: in which life it was compared, and up to where.
     compared: BTreeMap<(usize, i32), (u64, i64)>,
+    /// A log may begin later than where it began.
+    retains: bool,
 }
 
 /// A committed record: who made it, and its number.
@@ -38,6 +40,11 @@ pub struct Committed {
 }
 
 impl LogsMatch {
+    #[must_use]
+    pub fn new(retains: bool) -> Self {
+        Self { retains, ..Self::default() }
+    }
+
     /// The end of what is committed in a partition.
     #[must_use]
     pub fn committed(&self, partition: i32) -> i64 {
@@ -60,13 +67,16 @@ impl LogsMatch {
         compared.1 = compared.1.min(until);
         let held = self.committed.entry(partition).or_default();
         let mut from = compared.1;
+        if self.retains {
+            from = from.max(view.start_offset().0.min(until));
+        }
         let mut news = Vec::new();
         while from < until {
             let slices = match view.read(Offset(from), READ_BYTES) {
                 Ok(slices) => slices,
                 Err(StorageError::ViewStale { .. }) => return Ok(news),
                 Err(StorageError::CorruptBatch { .. } | StorageError::Quarantined { .. })
-                    if look.seen.is_damaged =>
+                    if look.seen.is_damaged || look.is_flipped =>
                 {
                     return Ok(news);
                 }

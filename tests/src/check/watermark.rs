@@ -30,7 +30,7 @@ impl Watermark {
         if known.0 != look.life {
             *known = (look.life, now.0);
         }
-        if now.0 < known.1 && !look.seen.is_damaged {
+        if now.0 < known.1 && !look.seen.is_damaged && !look.is_flipped {
             return Err(Violation::new(CHECK, format!("{}: it was {} and is {now}", look.name(), known.1)));
         }
         known.1 = now.0;

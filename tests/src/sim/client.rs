@@ -1,5 +1,5 @@
 //! Clients as the real ones are: idempotent producers with several batches in flight, which send again after every failure, and
-//! consumers that follow the leader. Each works on one partition.
+//! consumers that follow the leader, each on one partition; and members of groups (`member`).
 
 use std::collections::VecDeque;
 
@@ -8,11 +8,13 @@ use ottla_protocol::batch;
 use ottla_protocol::error::ErrorCode;
 use ottla_protocol::frame;
 use ottla_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
+use ottla_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use ottla_protocol::messages::metadata_request::MetadataRequestTopic;
 use ottla_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use ottla_protocol::messages::{
-    FetchRequest, InitProducerIdRequest, InitProducerIdResponse, MetadataRequest, MetadataResponse,
-    ProduceRequest,
+    FetchRequest, FindCoordinatorRequest, HeartbeatRequest, InitProducerIdRequest, InitProducerIdResponse,
+    JoinGroupRequest, ListOffsetsRequest, MetadataRequest, MetadataResponse, OffsetCommitRequest, OffsetFetchRequest,
+    ProduceRequest, SyncGroupRequest,
 };
 use ottla_protocol::record::{BatchBuilder, BatchOptions};
 use ottla_protocol::types::{ProducerEpoch, ProducerId, Uuid};
@@ -21,6 +23,7 @@ use rand::Rng as _;
 
 use super::edges::Owner;
 use super::effects::node_at;
+use super::member::{self, Member};
 use super::net::{BROKER_PORT, CLIENTS};
 use super::world::{Event, TOPIC, World};
 
@@ -28,22 +31,23 @@ const PRODUCE_VERSION: i16 = 11;
 const FETCH_VERSION: i16 = 12;
 const METADATA_VERSION: i16 = 12;
 const INIT_VERSION: i16 = 4;
+const LIST_VERSION: i16 = 7;
+/// Stands for the first offset that there is.
+const EARLIEST: i64 = -2;
 /// Batches in flight: what brokers remember of a producer.
 const IN_FLIGHT_MAX: usize = 5;
-/// An answer is waited for so long.
-const REQUEST_US: u64 = 3_000_000;
 /// Between an error and the next attempt.
-const BACKOFF_US: u64 = 50_000;
+pub(super) const BACKOFF_US: u64 = 50_000;
 
 /// One client.
 pub struct Client {
     pub partition: i32,
-    role: Role,
+    pub(super) role: Role,
     /// To whoever answers questions about the cluster.
-    guide: Option<u64>,
+    pub(super) guide: Option<u64>,
     /// To the leader, and whether it is made.
-    conn: Option<u64>,
-    is_open: bool,
+    pub(super) conn: Option<u64>,
+    pub(super) is_open: bool,
     leader: Option<usize>,
     leader_epoch: i32,
     asks_metadata: bool,
@@ -51,14 +55,15 @@ pub struct Client {
     /// Requests on the way to the leader, in order; and to the guide.
     asked: VecDeque<(i32, Asked, u64)>,
     guide_asked: VecDeque<(i32, Asked, u64)>,
-    not_before_us: u64,
+    pub(super) not_before_us: u64,
     /// For a person.
-    last_error: String,
+    pub(super) last_error: String,
 }
 
-enum Role {
+pub(super) enum Role {
     Producer(Producer),
     Consumer(Consumer),
+    Member(Member),
 }
 
 pub struct Producer {
@@ -84,13 +89,39 @@ struct Batch {
 pub struct Consumer {
     pub position: i64,
     fetching: bool,
+    /// It reads for a member of a group, and only while that member has its partition.
+    of: Option<usize>,
+    rests: bool,
 }
 
-enum Asked {
+impl Consumer {
+    /// Reads from here on, for this member.
+    pub(super) fn begin(&mut self, member: usize, position: i64) {
+        (self.of, self.rests, self.position) = (Some(member), false, position);
+    }
+
+    pub(super) fn rest(&mut self) {
+        self.rests = true;
+    }
+}
+
+/// What a request is about.
+pub(super) enum Asked {
     Metadata,
     Init,
     Produce(i32),
     Fetch(i64),
+    /// Where the partition begins now.
+    Start,
+    Coordinator,
+    Join,
+    Sync,
+    Beat,
+    Leave,
+    /// And when.
+    Offsets(u64),
+    /// As the checks know it; generation, partitions and offsets.
+    Commit(u64, i32, Vec<(i32, i64)>),
 }
 
 impl Client {
@@ -129,7 +160,36 @@ impl Client {
 
     #[must_use]
     pub fn consumer(partition: i32) -> Self {
-        Self::new(partition, Role::Consumer(Consumer { position: 0, fetching: false }))
+        Self::new(partition, Role::Consumer(Consumer { position: 0, fetching: false, of: None, rests: false }))
+    }
+
+    /// One that reads for a member of a group.
+    #[must_use]
+    pub fn fetcher(partition: i32) -> Self {
+        Self::new(partition, Role::Consumer(Consumer { position: 0, fetching: false, of: None, rests: true }))
+    }
+
+    #[must_use]
+    pub fn member(member: Member) -> Self {
+        Self::new(-1, Role::Member(member))
+    }
+
+    /// For a member: which group it is in.
+    #[must_use]
+    pub fn group(&self) -> Option<usize> {
+        match &self.role {
+            Role::Member(member) => Some(member.group),
+            Role::Producer(_) | Role::Consumer(_) => None,
+        }
+    }
+
+    /// There is nothing for it to do.
+    fn is_off(&self, now_us: u64) -> bool {
+        match &self.role {
+            Role::Producer(_) => false,
+            Role::Consumer(consumer) => consumer.rests,
+            Role::Member(member) => member.is_away(now_us),
+        }
     }
 
     /// For a producer: how many records it made, and how many batches are not acknowledged yet.
@@ -137,7 +197,7 @@ impl Client {
     pub fn made(&self) -> Option<(usize, u64, usize)> {
         match &self.role {
             Role::Producer(producer) => Some((producer.index, producer.next_value, producer.pending.len())),
-            Role::Consumer(_) => None,
+            Role::Consumer(_) | Role::Member(_) => None,
         }
     }
 
@@ -145,8 +205,13 @@ impl Client {
     #[must_use]
     pub fn describe(&self) -> String {
         let settles = matches!(&self.role, Role::Producer(producer) if producer.settles);
+        let role = match &self.role {
+            Role::Producer(_) => "a producer".to_owned(),
+            Role::Consumer(consumer) => format!("a consumer at {}", consumer.position),
+            Role::Member(member) => member.describe(),
+        };
         format!(
-            "partition {} leader {:?} epoch {} guide {:?} ({} asked) connection {:?} open {} ({} asked), wants metadata {}, settles {settles}, last error {}",
+            "{role}: partition {} leader {:?} epoch {} guide {:?} ({} asked) connection {:?} open {} ({} asked), wants metadata {}, settles {settles}, last error {}",
             self.partition,
             self.leader.map(|leader| leader + 1),
             self.leader_epoch,
@@ -160,12 +225,12 @@ impl Client {
         )
     }
 
-    /// For a consumer: how far it has read.
+    /// For a consumer that belongs to no group: how far it has read.
     #[must_use]
     pub fn position(&self) -> Option<i64> {
         match &self.role {
-            Role::Consumer(consumer) => Some(consumer.position),
-            Role::Producer(_) => None,
+            Role::Consumer(consumer) if consumer.of.is_none() && !consumer.rests => Some(consumer.position),
+            _ => None,
         }
     }
 }
@@ -173,10 +238,11 @@ impl Client {
 impl World {
     /// A client looks around.
     pub(super) fn on_client(&mut self, c: usize) {
-        let every = self.rng.random_range(4_000..12_000);
+        let every = self.plan.client_us;
+        let every = self.rng.random_range(every / 2..every / 2 * 3);
         self.schedule(self.now_us + every, Event::Client { client: c });
         self.give_up_late(c);
-        if self.now_us < self.clients[c].not_before_us {
+        if self.now_us < self.clients[c].not_before_us || self.clients[c].is_off(self.now_us) {
             return;
         }
         let client = &self.clients[c];
@@ -206,6 +272,9 @@ impl World {
             self.clients[c].guide_asked.push_back((-1, Asked::Metadata, self.now_us));
             return;
         };
+        if matches!(self.clients[c].role, Role::Member(_)) {
+            return self.find_coordinator(c, guide);
+        }
         let topic = MetadataRequestTopic { topic_id: Uuid::ZERO, name: Some(TOPIC.into()) };
         let request = MetadataRequest {
             topics: Some(vec![topic]),
@@ -225,7 +294,7 @@ impl World {
         }
     }
 
-    fn ask<R: Request>(&mut self, c: usize, conn: u64, version: i16, request: &R, asked: Asked) {
+    pub(super) fn ask<R: Request>(&mut self, c: usize, conn: u64, version: i16, request: &R, asked: Asked) {
         let now = self.now_us;
         let client = &mut self.clients[c];
         client.next_id += 1;
@@ -238,8 +307,13 @@ impl World {
 
     /// Answers that do not come end the connection, as in every client.
     fn give_up_late(&mut self, c: usize) {
+        let (limit, join_us) = (self.plan.request_us, self.plan.groups.join_us());
         let late = |list: &VecDeque<(i32, Asked, u64)>, now: u64| {
-            list.front().is_some_and(|(_, _, since)| now - since > REQUEST_US)
+            list.front().is_some_and(|(_, asked, since)| {
+                // The others of a group may take their time.
+                let limit = if matches!(asked, Asked::Join) { limit + join_us } else { limit };
+                now - since > limit
+            })
         };
         let client = &self.clients[c];
         let (guide, conn) = (client.guide, client.conn);
@@ -289,6 +363,7 @@ impl World {
                     producer.pending.iter_mut().for_each(|batch| batch.sent = false);
                 }
                 Role::Consumer(consumer) => consumer.fetching = false,
+                Role::Member(member) => member.on_ended(),
             }
         }
     }
@@ -298,7 +373,7 @@ impl World {
         let Some(conn) = self.clients[c].conn else { return };
         let (now, wall_ms) =
             (self.now_us, i64::try_from(1_750_000_000_000 + self.now_us / 1_000).expect("small"));
-        let produces = self.produces;
+        let produces = self.produces && (self.is_calm || !self.plan.rests(self.now_us));
         let plan = (self.plan.batch_records_max, self.plan.value_bytes_max, self.plan.produce_us);
         let client = &mut self.clients[c];
         let partition = client.partition;
@@ -334,8 +409,9 @@ impl World {
                 }
             }
             Role::Producer(_) => {}
+            Role::Member(_) => self.work_member(c, conn),
             Role::Consumer(consumer) => {
-                if consumer.fetching {
+                if consumer.fetching || consumer.rests {
                     return;
                 }
                 consumer.fetching = true;
@@ -353,7 +429,7 @@ impl World {
                     FetchTopic { topic: TOPIC.into(), partitions: vec![part], ..FetchTopic::default() };
                 let request = FetchRequest {
                     replica_id: -1,
-                    max_wait_ms: 200,
+                    max_wait_ms: self.plan.fetch_wait_ms,
                     min_bytes: 1,
                     max_bytes: 1 << 20,
                     session_id: 0,
@@ -396,6 +472,53 @@ impl World {
                 let code = ErrorCode::from_code(part.error_code);
                 self.on_fetched(c, position, code, &records);
             }
+            Asked::Start => {
+                let answer = answer_to::<ListOffsetsRequest>(body, LIST_VERSION);
+                let part = answer.topics.first().and_then(|topic| topic.partitions.first());
+                match part.filter(|part| part.error_code == 0) {
+                    Some(part) => self.on_start(c, part.offset),
+                    None => self.begin_again(c),
+                }
+            }
+            Asked::Coordinator => {
+                self.on_coordinator(c, &answer_to::<FindCoordinatorRequest>(body, member::FIND_VERSION));
+            }
+            Asked::Join => self.on_joined(c, conn, &answer_to::<JoinGroupRequest>(body, member::JOIN_VERSION)),
+            Asked::Sync => self.on_synced(c, conn, &answer_to::<SyncGroupRequest>(body, member::SYNC_VERSION)),
+            Asked::Beat => self.on_beat(c, conn, &answer_to::<HeartbeatRequest>(body, member::BEAT_VERSION)),
+            Asked::Leave => {}
+            Asked::Offsets(since) => {
+                self.on_offsets(c, since, &answer_to::<OffsetFetchRequest>(body, member::OFFSETS_VERSION));
+            }
+            Asked::Commit(began, generation, news) => {
+                let answer = answer_to::<OffsetCommitRequest>(body, member::COMMIT_VERSION);
+                self.on_committed(c, (began, generation, news), &answer);
+            }
+        }
+    }
+
+    /// This guide may not know better for long.
+    pub(super) fn try_other_guide(&mut self, c: usize) {
+        self.clients[c].not_before_us = self.now_us + BACKOFF_US;
+        if self.rng.random_range(0..4) == 0
+            && let Some(guide) = self.clients[c].guide.take()
+        {
+            self.clients[c].guide_asked.clear();
+            self.close(guide, 0);
+        }
+    }
+
+    /// A client has found out whom to talk to.
+    pub(super) fn go_to(&mut self, c: usize, node: usize) {
+        let client = &mut self.clients[c];
+        client.asks_metadata = false;
+        if client.leader != Some(node) {
+            client.leader = Some(node);
+            if let Some(conn) = client.conn {
+                self.on_client_ended(c, conn, true);
+                self.clients[c].asks_metadata = false;
+                self.close(conn, 0);
+            }
         }
     }
 
@@ -408,31 +531,15 @@ impl World {
         let backoff = self.now_us + BACKOFF_US;
         let Some(part) = part.filter(|part| part.leader_id >= 0 && part.leader_epoch >= client.leader_epoch)
         else {
-            client.not_before_us = backoff;
-            // This guide may not know better for long.
-            if self.rng.random_range(0..4) == 0
-                && let Some(guide) = client.guide.take()
-            {
-                client.guide_asked.clear();
-                self.close(guide, 0);
-            }
-            return;
+            return self.try_other_guide(c);
         };
         let broker = answer.brokers.iter().find(|broker| broker.node_id == part.leader_id);
         let Some(leader) = broker.and_then(|broker| node_at(&broker.host)) else {
             client.not_before_us = backoff;
             return;
         };
-        client.asks_metadata = false;
         client.leader_epoch = part.leader_epoch;
-        if client.leader != Some(leader) {
-            client.leader = Some(leader);
-            if let Some(conn) = client.conn {
-                self.on_client_ended(c, conn, true);
-                self.clients[c].asks_metadata = false;
-                self.close(conn, 0);
-            }
-        }
+        self.go_to(c, leader);
     }
 
     fn on_producer_id(&mut self, c: usize, answer: &InitProducerIdResponse) {
@@ -448,7 +555,7 @@ impl World {
         }
     }
 
-    fn refresh(&mut self, c: usize) {
+    pub(super) fn refresh(&mut self, c: usize) {
         let client = &mut self.clients[c];
         client.asks_metadata = true;
         client.not_before_us = self.now_us + BACKOFF_US;
@@ -500,6 +607,11 @@ impl World {
         let partition = self.clients[c].partition;
         let Role::Consumer(consumer) = &mut self.clients[c].role else { return };
         consumer.fetching = false;
+        if consumer.rests || consumer.position != position {
+            // The member that it read for has given the partition back since.
+            return;
+        }
+        let of = consumer.of;
         match code {
             Some(ErrorCode::None) => {
                 let mut next = position;
@@ -507,8 +619,8 @@ impl World {
                 for batch in batch::batches(records).map_while(Result::ok) {
                     let header = *batch.header();
                     if batch.verify_crc().is_err() {
-                        self.stats.damaged_reads += 1;
-                        break;
+                        let text = format!("a consumer of partition {partition} was given a damaged batch at {next}");
+                        return self.violation("damage is never served", text);
                     }
                     if header.next_offset().0 <= next {
                         continue;
@@ -527,9 +639,25 @@ impl World {
                 }
                 consumer.position = next;
                 self.consumed(partition, position, &read);
+                if let Some(member) = of.filter(|_| next > position) {
+                    self.on_processed(member, partition, position, next);
+                }
                 if self.clients[c].is_open {
                     self.work(c);
                 }
+            }
+            Some(ErrorCode::OffsetOutOfRange) if self.plan.retains => {
+                consumer.fetching = true;
+                let Some(conn) = self.clients[c].conn else { return };
+                let part = ListOffsetsPartition {
+                    partition_index: partition,
+                    current_leader_epoch: -1,
+                    timestamp: EARLIEST,
+                };
+                let topic = ListOffsetsTopic { name: TOPIC.into(), partitions: vec![part] };
+                let request =
+                    ListOffsetsRequest { replica_id: -1, topics: vec![topic], ..ListOffsetsRequest::default() };
+                self.ask(c, conn, LIST_VERSION, &request, Asked::Start);
             }
             Some(ErrorCode::OffsetOutOfRange) => {
                 let text =
@@ -538,6 +666,42 @@ impl World {
             }
             _ => self.refresh(c),
         }
+    }
+}
+
+impl World {
+    /// What a consumer wanted is gone: it goes on where the partition begins now.
+    fn on_start(&mut self, c: usize, start: i64) {
+        let partition = self.clients[c].partition;
+        let Role::Consumer(consumer) = &mut self.clients[c].role else { return };
+        consumer.fetching = false;
+        if consumer.rests || start <= consumer.position {
+            // Another leader may not have let go of it yet, or what has changed is what this client reads for.
+            return;
+        }
+        consumer.position = start;
+        if let Some(member) = consumer.of {
+            self.on_passed_over(member, partition, start);
+        }
+    }
+
+    /// The consumers of a partition that belong to no group begin anew.
+    pub(super) fn read_again(&mut self, partition: i32) {
+        for client in self.clients.iter_mut().filter(|client| client.partition == partition) {
+            if let Role::Consumer(consumer) = &mut client.role
+                && consumer.of.is_none()
+                && !consumer.rests
+            {
+                consumer.position = 0;
+            }
+        }
+    }
+
+    fn begin_again(&mut self, c: usize) {
+        if let Role::Consumer(consumer) = &mut self.clients[c].role {
+            consumer.fetching = false;
+        }
+        self.refresh(c);
     }
 }
 

@@ -9,7 +9,7 @@ use rand::Rng as _;
 use rand::seq::SliceRandom as _;
 
 use super::net::{CLIENTS, PARTIES};
-use super::plan::Fault;
+use super::plan::{Fault, Pace};
 use super::world::{Event, TOPIC, World};
 
 /// What of a fault ends later.
@@ -21,6 +21,8 @@ pub enum Mend {
     Rate(usize),
     Delay,
     Stop(usize, u64),
+    /// Somebody has read the log of a node whose disk failed.
+    Reboot(usize),
 }
 
 impl World {
@@ -36,13 +38,16 @@ impl World {
         }
         let fault = self.plan.faults[self.rng.random_range(0..self.plan.faults.len())];
         let n = self.rng.random_range(0..self.nodes.len());
-        *self.stats.faults.entry(fault).or_default() += 1;
         self.trace.line(self.now_us, &format!("fault: {fault:?} (node {})", n + 1));
-        self.strike(fault, n);
+        if self.strike(fault, n) {
+            *self.stats.faults.entry(fault).or_default() += 1;
+        }
     }
 
-    fn strike(&mut self, fault: Fault, n: usize) {
+    /// Whether there was something to strike.
+    fn strike(&mut self, fault: Fault, n: usize) -> bool {
         let all = 0..self.nodes.len();
+        let lived = self.nodes[n].live.is_some();
         match fault {
             Fault::Kill => self.fell(n, Crash::Kill),
             Fault::KillAll => all.for_each(|n| self.fell(n, Crash::Kill)),
@@ -52,7 +57,7 @@ impl World {
             Fault::Pause => {
                 let long = self.rng.random_range(0..3) == 0;
                 let for_us = if long { 2_000_000..15_000_000 } else { 20_000..1_500_000 };
-                self.nodes[n].paused_until_us = self.now_us + self.rng.random_range(for_us);
+                self.nodes[n].paused_until_us = self.now_us + self.lasts(for_us);
             }
             Fault::ClockJump => {
                 // Within what message.timestamp.after.max.ms forgives.
@@ -62,31 +67,38 @@ impl World {
                 if let Some(live) = &self.nodes[n].live {
                     live.node.clock.jump_ms(by);
                 }
+                return true;
             }
             Fault::ClockDrift => {
                 self.nodes[n].rate = self.rng.random_range(800..1_250);
                 self.mend_later(1_000_000..20_000_000, Mend::Rate(n));
+                return true;
             }
             Fault::Delay => {
                 self.delay_us = self.rng.random_range(1_000..800_000);
                 self.mend_later(200_000..8_000_000, Mend::Delay);
+                return true;
             }
             Fault::OneWayCut => {
                 let (from, to) = (self.rng.random_range(0..PARTIES), n);
-                if from != to {
-                    let (from, to) = if self.rng.random() { (from, to) } else { (to, from) };
-                    self.cut(from, to, 100_000..12_000_000);
+                if from == to {
+                    return false;
                 }
+                let (from, to) = if self.rng.random() { (from, to) } else { (to, from) };
+                let for_us = self.lasts(100_000..12_000_000);
+                self.cut(from, to, for_us);
+                return true;
             }
             Fault::Partition => {
                 let with_clients = self.rng.random_range(0..3) == 0;
-                let for_us = self.rng.random_range(100_000..15_000_000);
+                let for_us = self.lasts(100_000..15_000_000);
                 for other in (0..PARTIES).filter(|other| *other != n) {
                     if other != CLIENTS || with_clients {
-                        self.cut(n, other, for_us..for_us + 1);
-                        self.cut(other, n, for_us..for_us + 1);
+                        self.cut(n, other, for_us);
+                        self.cut(other, n, for_us);
                     }
                 }
+                return true;
             }
             Fault::SlowDisk => {
                 self.nodes[n].disk_slowness = [5, 50, 1_000][self.rng.random_range(0..3)];
@@ -94,18 +106,38 @@ impl World {
             }
             Fault::FailingSync => {
                 if self.nodes.iter().any(|node| node.distrusts_disk) {
-                    return;
+                    return false;
                 }
                 self.nodes[n].disk.set_failing_syncs(true);
                 self.nodes[n].distrusts_disk = true;
                 self.mend_later(50_000..2_000_000, Mend::Disk(n));
+                if self.plan.pace == Pace::Calm {
+                    self.mend_later(5_000_000..15_000_000, Mend::Reboot(n));
+                }
             }
             Fault::FullDisk => {
                 let used = self.nodes[n].disk.used();
                 self.nodes[n].disk.set_capacity(Some(used + self.rng.random_range(0..20_000)));
                 self.mend_later(200_000..8_000_000, Mend::Space(n));
             }
-            Fault::Election => self.elect(None),
+            Fault::Member => {
+                let members: Vec<usize> =
+                    (0..self.clients.len()).filter(|c| self.clients[*c].group().is_some()).collect();
+                if members.is_empty() {
+                    return false;
+                }
+                let c = members[self.rng.random_range(0..members.len())];
+                let says_so = self.rng.random();
+                let back_us = self.now_us + self.lasts(50_000..10_000_000);
+                self.part(c, says_so, back_us);
+                return true;
+            }
+            Fault::BitFlip => return self.flip(n),
+            Fault::Election => {
+                let before = self.stats.elections;
+                self.elect(None);
+                return self.stats.elections > before;
+            }
             Fault::Reassign => self.reassign(n),
             Fault::Reset => {
                 let ids: Vec<u64> =
@@ -115,12 +147,19 @@ impl World {
                         self.close(id, 1);
                     }
                 }
+                return true;
             }
         }
+        lived || matches!(fault, Fault::KillAll | Fault::PowerLossAll)
+    }
+
+    /// How long something lasts: more in a calm run.
+    pub(super) fn lasts(&mut self, for_us: std::ops::Range<u64>) -> u64 {
+        self.rng.random_range(for_us.start..for_us.end * self.plan.stretch)
     }
 
     /// Ends a process or a machine, and starts it again later.
-    fn fell(&mut self, n: usize, crash: Crash) {
+    pub(super) fn fell(&mut self, n: usize, crash: Crash) {
         // A disk that lied once is honest again only after its machine was: nobody goes on after a failed sync.
         let crash = if self.nodes[n].distrusts_disk { Crash::PowerLoss } else { crash };
         if crash == Crash::PowerLoss {
@@ -129,7 +168,7 @@ impl World {
         self.crash(n, crash);
         let quick = self.rng.random();
         let after = if quick { 50_000..800_000 } else { 1_000_000..10_000_000 };
-        let at = self.now_us + self.rng.random_range(after);
+        let at = self.now_us + self.lasts(after);
         self.schedule(at, Event::Boot { node: n });
     }
 
@@ -142,18 +181,18 @@ impl World {
         let (life, id, epoch) = (live.life, live.node.id, live.node.identity.epoch());
         live.node.controller.submit(Command::ShutDownBroker { id, epoch }, |_| {});
         self.drain(n);
-        let at = self.now_us + self.rng.random_range(20_000..3_000_000);
+        let at = self.now_us + self.lasts(20_000..3_000_000);
         self.schedule(at, Event::Mend(Mend::Stop(n, life)));
     }
 
     fn mend_later(&mut self, after_us: std::ops::Range<u64>, mend: Mend) {
-        let at = self.now_us + self.rng.random_range(after_us);
+        let at = self.now_us + self.lasts(after_us);
         self.schedule(at, Event::Mend(mend));
     }
 
-    fn cut(&mut self, from: usize, to: usize, for_us: std::ops::Range<u64>) {
+    fn cut(&mut self, from: usize, to: usize, for_us: u64) {
         self.reach.lock().unwrap_or_else(PoisonError::into_inner).cut[from][to] = true;
-        self.mend_later(for_us, Mend::Cut(from, to));
+        self.schedule(self.now_us + for_us, Event::Mend(Mend::Cut(from, to)));
     }
 
     fn reassign(&mut self, n: usize) {
@@ -190,6 +229,10 @@ impl World {
                 self.schedule(at, Event::Boot { node: n });
             }
             Mend::Stop(..) => {}
+            Mend::Reboot(n) if self.nodes[n].distrusts_disk && self.nodes[n].live.is_some() => {
+                self.fell(n, Crash::PowerLoss);
+            }
+            Mend::Reboot(_) => {}
         }
     }
 
@@ -220,5 +263,6 @@ impl World {
             }
         }
         self.on_mend(Mend::Delay);
+        self.everybody_is_back();
     }
 }

@@ -234,7 +234,7 @@ impl World {
         let Some(chunk) = way.chunks.pop_front() else { return };
         self.trace.mix(&[self.now_us, id, dir as u64]);
         self.trace.mix_bytes(&chunk);
-        self.stats.events += 1;
+        self.stats.messages += 1;
         if dir == 1 { self.on_answer_bytes(id, &chunk) } else { self.on_request_bytes(id, chunk) }
     }
 

@@ -14,6 +14,7 @@ use ottla::endpoints::Endpoints;
 use ottla::entropy::Entropy;
 use ottla::flusher::{Flusher, Work};
 use ottla::founding::Founding;
+use ottla::janitor;
 use ottla::membership::{Membership, Registered};
 use ottla::net::listener::ListenAt;
 use ottla::node::Node;
@@ -35,10 +36,10 @@ use super::net::BROKER_PORT;
 use super::quorum::Seat;
 use super::world::{Event, World};
 
-/// Deadlines are looked at this often.
-const TURN_US: u64 = 10_000;
 /// What may be late is looked at this often, as the process does.
 const OVERDUE_US: u64 = 100_000;
+/// The journal is synced this often, as the process does.
+const HOUSE_US: u64 = 1_000_000;
 /// Pieces of work that the disk's threads do at once.
 const DISK_THREADS: usize = 2;
 
@@ -140,7 +141,8 @@ impl World {
                 self.trace.line(self.now_us, &format!("node {} starts, life {life}, after {stop:?}", n + 1));
                 self.nodes[n].live = Some(live);
                 self.publish_reach();
-                self.schedule(self.now_us + TURN_US, Event::Turn { node: n, life });
+                self.schedule(self.now_us + self.plan.turn_us, Event::Turn { node: n, life });
+                self.schedule(self.now_us + HOUSE_US, Event::House { node: n, life, round: 1 });
                 self.sit_down(n);
                 let live = self.nodes[n].live.as_ref().expect("just started");
                 let features = vec![("metadata.version".into(), api_versions::METADATA_VERSION)];
@@ -286,14 +288,16 @@ impl World {
     }
 
     /// Stops a process in order: it has handed over what it leads, or has waited long enough.
-    pub(super) fn stop(&mut self, n: usize) {
-        let Some(live) = self.nodes[n].live.as_ref() else { return };
+    /// Returns whether it ended well.
+    pub(super) fn stop(&mut self, n: usize) -> bool {
+        let Some(live) = self.nodes[n].live.as_ref() else { return false };
         let node = Arc::clone(&live.node);
         let clean = node.partitions.close().and_then(|()| node.log_dir.mark_clean(b""));
         if clean.is_err() {
             self.trace.line(self.now_us, &format!("node {} could not stop cleanly", n + 1));
         }
         self.crash(n, Crash::Kill);
+        clean.is_ok()
     }
 
     pub(super) fn paused_until(&self, party: usize) -> Option<u64> {
@@ -318,7 +322,7 @@ impl World {
 
     /// Timers.
     pub(super) fn on_turn(&mut self, n: usize, life: u64) {
-        self.schedule(self.now_us + TURN_US, Event::Turn { node: n, life });
+        self.schedule(self.now_us + self.plan.turn_us, Event::Turn { node: n, life });
         let ids: Vec<u64> = self.sessions_of(n);
         let Some(live) = self.nodes[n].live.as_ref() else { return };
         let tick_ms = live.node.clock.tick_ms();
@@ -352,6 +356,24 @@ impl World {
         }
         self.drain(n);
         self.follow_again(n);
+        self.drain(n);
+    }
+
+    /// What comes round by itself; see `ottla::janitor`.
+    pub(super) fn keep_house(&mut self, n: usize, life: u64, round: u64) {
+        self.schedule(self.now_us + HOUSE_US, Event::House { node: n, life, round: round + 1 });
+        let Some(live) = self.nodes[n].live.as_ref().filter(|live| live.serves) else { return };
+        let node = Arc::clone(&live.node);
+        janitor::sync_journal(node.log_dir.journal());
+        if round.is_multiple_of(self.plan.house_s) {
+            // What goes is seen first.
+            self.look();
+            let producers_ms = node.config.number("producer.id.expiration.ms");
+            for partition in node.partitions.all() {
+                janitor::retain(&partition, node.clock.now_ms(), producers_ms);
+                janitor::compact(&partition, node.clock.now_ms());
+            }
+        }
         self.drain(n);
     }
 

@@ -12,9 +12,10 @@ use rand::{Rng as _, SeedableRng as _};
 use super::client::Client;
 use super::effects::{Reach, SharedReach};
 use super::faults::Mend;
+use super::member::Member;
 use super::net::{Conn, PARTIES};
 use super::node::SimNode;
-use super::plan::{CONVERGE_MS, Plan};
+use super::plan::Plan;
 use super::quorum::QuorumModel;
 use super::report::Stats;
 use super::trace::Trace;
@@ -22,8 +23,6 @@ use crate::check::{Checks, Look, Violation};
 
 /// The topic that clients use.
 pub const TOPIC: &str = "simulated";
-/// Between two looks at everything.
-const CHECK_US: u64 = 100_000;
 
 /// Something that happens.
 pub enum Event {
@@ -37,6 +36,7 @@ pub enum Event {
     CallLimit { node: usize, life: u64, call: u64 },
     Patience { node: usize, life: u64, leader: NodeId, conn: u64, asked: u64 },
     Hear { node: usize, life: u64 },
+    House { node: usize, life: u64, round: u64 },
     Replace { node: usize },
     Commit { proposal: u64 },
     ProposalLimit { proposal: u64 },
@@ -71,7 +71,9 @@ pub struct World {
     /// Producers make new records.
     pub(super) produces: bool,
     topic_made: Arc<Mutex<bool>>,
-    checks: Checks,
+    /// On which node a partition's replica has had a bit flipped.
+    pub(super) flipped: BTreeMap<i32, usize>,
+    pub(super) checks: Checks,
     violations: Vec<Violation>,
 }
 
@@ -92,8 +94,9 @@ pub struct Outcome {
 pub fn run(seed: u64, prints: bool) -> Outcome {
     let mut world = World::new(seed, prints);
     world.run_to_end();
-    let World { mut stats, trace, violations, plan, now_us, .. } = world;
+    let World { mut stats, trace, violations, plan, now_us, checks, .. } = world;
     stats.virtual_us = now_us;
+    stats.states = checks.in_sync.states;
     Outcome {
         seed,
         stats,
@@ -107,7 +110,8 @@ pub fn run(seed: u64, prints: bool) -> Outcome {
 impl World {
     fn new(seed: u64, prints: bool) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
-        let plan = Plan::draw(&mut rng);
+        let plan = Plan::draw(seed, &mut rng);
+        let retains = plan.retains;
         let mut trace = Trace::new(prints);
         trace.line(0, &format!("seed {seed}: {plan:?}"));
         let mut clients = Vec::new();
@@ -117,6 +121,14 @@ impl World {
             }
         }
         clients.extend((0..plan.partitions).map(Client::consumer));
+        for group in 0..plan.groups.count {
+            for _ in 0..plan.groups.members {
+                let first = clients.len();
+                clients.extend((0..plan.partitions).map(Client::fetcher));
+                let fetchers = (0..plan.partitions).zip(first..).collect();
+                clients.push(Client::member(Member::new(group, clients.len(), fetchers)));
+            }
+        }
         let reach = Reach {
             listens: vec![false; 3],
             machine: vec![true; 3],
@@ -140,7 +152,8 @@ impl World {
             is_calm: false,
             produces: true,
             topic_made: Arc::default(),
-            checks: Checks::default(),
+            flipped: BTreeMap::new(),
+            checks: Checks::new(retains),
             violations: Vec::new(),
         }
     }
@@ -174,19 +187,21 @@ impl World {
         }
         self.schedule(10_000, Event::QuorumCheck);
         self.schedule(400_000, Event::Topic);
-        self.schedule(CHECK_US, Event::Check);
+        self.schedule(self.plan.check_us, Event::Check);
         self.schedule(3_000_000, Event::Fault);
         let safety_us = self.plan.safety_ms * 1_000;
         self.schedule(safety_us, Event::Calm);
-        let end_us = safety_us + CONVERGE_MS * 1_000;
+        let converge_ms = self.plan.converge_ms;
+        let end_us = safety_us + converge_ms * 1_000;
         while self.violations.is_empty() {
             let Some(((at, _), event)) = self.queue.pop_first() else { break };
             self.now_us = at;
+            self.stats.events += 1;
             self.on_event(event);
             if self.is_calm && at >= end_us {
                 if let Err(why) = self.converged() {
                     self.describe();
-                    self.violation("liveness", format!("{CONVERGE_MS} ms after the last fault {why}"));
+                    self.violation("liveness", format!("{converge_ms} ms after the last fault {why}"));
                 }
                 break;
             }
@@ -203,6 +218,7 @@ impl World {
             | Event::Act { node, life, .. }
             | Event::CallLimit { node, life, .. }
             | Event::Patience { node, life, .. }
+            | Event::House { node, life, .. }
             | Event::Hear { node, life } => Some((*node, *life)),
             _ => None,
         };
@@ -235,6 +251,7 @@ impl World {
             }
             Event::Patience { node, leader, conn, asked, .. } => self.on_patience(node, leader, conn, asked),
             Event::Hear { node, .. } => self.on_hear(node),
+            Event::House { node, life, round } => self.keep_house(node, life, round),
             Event::Replace { node } => self.on_replace(node),
             Event::Commit { proposal } => self.on_commit(proposal),
             Event::ProposalLimit { proposal } => self.on_proposal_limit(proposal),
@@ -328,27 +345,34 @@ impl World {
         }
     }
 
-    fn looks(&self) -> Vec<Look> {
+    pub(super) fn looks(&self) -> Vec<Look> {
         let mut looks = Vec::new();
         for (n, node) in self.nodes.iter().enumerate() {
             let Some(live) = &node.live else { continue };
             for partition in live.node.partitions.all() {
                 if &*partition.name == TOPIC {
-                    looks.push(Look { node: n, life: live.life, seen: partition.inspect(), partition });
+                    let is_flipped = self.flipped.get(&partition.index) == Some(&n);
+                    let seen = partition.inspect();
+                    looks.push(Look { node: n, life: live.life, seen, partition, is_flipped });
                 }
             }
         }
         looks
     }
 
-    fn on_check(&mut self) {
-        self.schedule(self.now_us + CHECK_US, Event::Check);
+    /// Looks at every partition of every node.
+    pub(super) fn look(&mut self) {
         let looks = self.looks();
         if let Err(violation) = self.checks.look(&looks) {
-            return self.violation(violation.check, violation.what);
+            self.violation(violation.check, violation.what);
         }
+    }
+
+    fn on_check(&mut self) {
+        self.schedule(self.now_us + self.plan.check_us, Event::Check);
+        self.look();
         if self.is_calm {
-            let left = (self.plan.safety_ms + CONVERGE_MS / 3) * 1_000;
+            let left = (self.plan.safety_ms + self.plan.converge_ms / 3) * 1_000;
             // Producers go on for a while, to show that they can.
             self.produces = self.now_us < left;
             if !self.produces && self.converged().is_ok() {
@@ -435,7 +459,7 @@ impl World {
                 return Err(format!("client {c} has not consumed all of partition {}", client.partition));
             }
         }
-        Ok(())
+        self.groups_are_done()
     }
 
     /// The last look, at everything that was ever written.
