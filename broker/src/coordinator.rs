@@ -237,6 +237,10 @@ impl Coordinators {
         {
             return Ok(Arc::clone(coordinator));
         }
+        if !self.partitions.is_settled() {
+            // The image goes through its history.
+            return Err(ErrorCode::CoordinatorLoadInProgress);
+        }
         // The partition follows the image a moment later; so may its coordinator.
         let partition = self.partitions.get(topic, index).filter(|partition| partition.leads_in(placed));
         let partition = partition.ok_or(ErrorCode::CoordinatorLoadInProgress)?;
@@ -480,7 +484,9 @@ impl Coordinator {
         let deadline_ms = self.clock.tick_ms() + self.commit_timeout_ms;
         let on_committed = move |outcome: Result<(), ErrorCode>| {
             // What is late may come yet; anything else means that it never will.
-            if outcome.is_err_and(|code| code != ErrorCode::RequestTimedOut) {
+            let is_late =
+                |code| matches!(code, ErrorCode::RequestTimedOut | ErrorCode::NotEnoughReplicasAfterAppend);
+            if outcome.is_err_and(|code| !is_late(code)) {
                 coordinator.broken.store(true, Ordering::Release);
             }
             then(outcome.map_err(coordinator_error));

@@ -87,6 +87,12 @@ impl Partitions {
         });
     }
 
+    /// Whether the image is no history any more, so that logs may be opened.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.host.is_settled.load(Ordering::Acquire)
+    }
+
     /// The image is as new as this node's registration. From here on a partition that is placed elsewhere is news, and its files here go;
     /// before, it was history that may have been undone since, and no log is opened. What was placed elsewhere or deleted while this node was away
     /// goes now.

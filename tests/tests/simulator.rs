@@ -19,6 +19,22 @@ fn the_same_seed_gives_the_same_run_byte_for_byte() {
     assert_ne!(first.hash, other.hash);
 }
 
+/// A calm run: an hour of groups and slow timers.
+#[test]
+#[ignore = "slow unless optimised: tests/all runs it in the profile `sim`"]
+fn the_same_calm_seed_gives_the_same_run_byte_for_byte() {
+    let (first, again) = (sim::run(2, false), sim::run(2, false));
+    assert_eq!((first.hash, first.stats.commits), (again.hash, again.stats.commits));
+    assert!(first.stats.commits > 0, "its groups did nothing");
+}
+
+/// A group's coordinator was given up for good once a commit had waited too long for replicas.
+#[test]
+#[ignore = "slow unless optimised: tests/all runs it in the profile `sim`"]
+fn coordinators_outlive_a_time_with_too_few_replicas_in_sync() {
+    passes(101_000_025);
+}
+
 /// A follower that had everything before the controller let it serve had no reason to fetch again, and stayed out of sync.
 #[test]
 #[ignore = "slow unless optimised: tests/all runs it in the profile `sim`"]

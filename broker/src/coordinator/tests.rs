@@ -100,6 +100,23 @@ fn a_commit_that_takes_too_long_is_told_so_and_may_come_yet() {
 }
 
 #[test]
+fn while_too_few_replicas_are_in_sync_commits_wait_and_the_coordinator_stays() {
+    let (partition, clock) = (led("__consumer_offsets"), Clock::manual(0));
+    let coordinator = coordinator(&partition, &clock);
+    let committed = commit(&coordinator, 5);
+    let mut config = Config::default();
+    config.set("min.insync.replicas", "2");
+    let topic = |config| crate::config::TopicConfig::resolve(config, &Image::default(), NodeId(1), "__consumer_offsets");
+    partition.update(&led_in(0), &Arc::new(topic(&config)));
+    partition.look_after(5_000);
+    assert_eq!(committed.try_recv(), Ok(ErrorCode::CoordinatorNotAvailable.code()));
+    assert_eq!(coordinator.check(), Ok(()));
+    partition.update(&led_in(0), &Arc::new(topic(&Config::default())));
+    partition.flush();
+    assert_eq!(fetch(&coordinator).try_recv(), Ok(Ok(Some(5))));
+}
+
+#[test]
 fn a_coordinator_whose_log_is_gone_answers_nothing_more() {
     let (partition, clock) = (led("__consumer_offsets"), Clock::manual(0));
     let coordinator = coordinator(&partition, &clock);

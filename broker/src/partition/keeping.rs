@@ -48,6 +48,12 @@ impl Partition {
             (log.view(), retention)
         };
         let Some(below) = retention.expired_below(view.summaries())? else { return Ok(()) };
+        // What is known of producers outlives their records, also through a restart: they may send the same again.
+        self.flush();
+        let save = self.producers_to_save(&mut self.lock(), true);
+        if let Some(save) = save {
+            self.save_producers(&save);
+        }
         let removal = self.lock().log.as_mut().and_then(|log| log.drop_segments_below(below));
         match removal {
             Some(removal) => {

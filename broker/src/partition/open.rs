@@ -87,7 +87,7 @@ impl Partition {
         }
     }
 
-    /// A read found damage. Where another replica is in sync, this one gives its place up and fetches everything anew from the next
+    /// A read found damage. Where another replica is in sync or eligible, this one gives its place up and fetches everything anew from the next
     /// leader; alone it serves what is sound.
     pub(crate) fn on_unreadable(&self, error: &StorageError) {
         self.give_up(&mut self.lock(), error);
@@ -95,7 +95,8 @@ impl Partition {
 
     pub(super) fn give_up(&self, state: &mut State, error: &StorageError) {
         let StorageError::CorruptBatch { .. } = error else { return };
-        if state.replica.state().isr.iter().all(|id| *id == self.host.me) {
+        let placed = state.replica.state();
+        if placed.isr.iter().chain(&placed.elr).all(|id| *id == self.host.me) {
             return;
         }
         let Some(log) = state.log.as_mut().filter(|log| log.failure().is_none()) else { return };

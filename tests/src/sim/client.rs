@@ -114,12 +114,13 @@ pub(super) enum Asked {
     /// Where the partition begins now.
     Start,
     Coordinator,
-    Join,
-    Sync,
-    Beat,
+    /// Of which attempt to be in the group.
+    Join(u64),
+    Sync(u64),
+    Beat(u64),
     Leave,
     /// And when.
-    Offsets(u64),
+    Offsets(u64, u64),
     /// As the checks know it; generation, partitions and offsets.
     Commit(u64, i32, Vec<(i32, i64)>),
 }
@@ -311,7 +312,7 @@ impl World {
         let late = |list: &VecDeque<(i32, Asked, u64)>, now: u64| {
             list.front().is_some_and(|(_, asked, since)| {
                 // The others of a group may take their time.
-                let limit = if matches!(asked, Asked::Join) { limit + join_us } else { limit };
+                let limit = if matches!(asked, Asked::Join(_)) { limit + join_us } else { limit };
                 now - since > limit
             })
         };
@@ -483,11 +484,13 @@ impl World {
             Asked::Coordinator => {
                 self.on_coordinator(c, &answer_to::<FindCoordinatorRequest>(body, member::FIND_VERSION));
             }
-            Asked::Join => self.on_joined(c, conn, &answer_to::<JoinGroupRequest>(body, member::JOIN_VERSION)),
-            Asked::Sync => self.on_synced(c, conn, &answer_to::<SyncGroupRequest>(body, member::SYNC_VERSION)),
-            Asked::Beat => self.on_beat(c, conn, &answer_to::<HeartbeatRequest>(body, member::BEAT_VERSION)),
+            Asked::Join(attempt) | Asked::Sync(attempt) | Asked::Beat(attempt) | Asked::Offsets(attempt, _)
+                if !self.is_attempt(c, attempt) => {}
+            Asked::Join(_) => self.on_joined(c, conn, &answer_to::<JoinGroupRequest>(body, member::JOIN_VERSION)),
+            Asked::Sync(_) => self.on_synced(c, conn, &answer_to::<SyncGroupRequest>(body, member::SYNC_VERSION)),
+            Asked::Beat(_) => self.on_beat(c, conn, &answer_to::<HeartbeatRequest>(body, member::BEAT_VERSION)),
             Asked::Leave => {}
-            Asked::Offsets(since) => {
+            Asked::Offsets(_, since) => {
                 self.on_offsets(c, since, &answer_to::<OffsetFetchRequest>(body, member::OFFSETS_VERSION));
             }
             Asked::Commit(began, generation, news) => {
@@ -579,6 +582,7 @@ impl World {
                     producer.settles = false;
                     producer.pending.iter_mut().for_each(|batch| batch.sent = false);
                 }
+                self.trace.note(self.now_us, || format!("producer {index}: batch {sequence} is at {partition}:{base_offset}"));
                 self.acknowledged(index, partition, batch.first, batch.count, base_offset);
             }
             Some(code) => {
@@ -596,6 +600,7 @@ impl World {
                     return self.violation("idempotence", text);
                 }
                 self.trace.mix(&[self.now_us, index as u64, u64::from(code.code().unsigned_abs())]);
+                self.trace.note(self.now_us, || format!("producer {index}: batch {sequence} is refused: {code}"));
                 self.stats.refusals += 1;
                 self.refresh(c);
             }

@@ -70,6 +70,7 @@ impl World {
                 return true;
             }
             Fault::ClockDrift => {
+                self.set_clock(n);
                 self.nodes[n].rate = self.rng.random_range(800..1_250);
                 self.mend_later(1_000_000..20_000_000, Mend::Rate(n));
                 return true;
@@ -153,9 +154,10 @@ impl World {
         lived || matches!(fault, Fault::KillAll | Fault::PowerLossAll)
     }
 
-    /// How long something lasts: more in a calm run.
+    /// How long something lasts: more in a calm run, but for what is mended once faults are over.
     pub(super) fn lasts(&mut self, for_us: std::ops::Range<u64>) -> u64 {
-        self.rng.random_range(for_us.start..for_us.end * self.plan.stretch)
+        let stretch = if self.is_calm { 1 } else { self.plan.stretch };
+        self.rng.random_range(for_us.start..for_us.end * stretch)
     }
 
     /// Ends a process or a machine, and starts it again later.
@@ -221,7 +223,10 @@ impl World {
                 self.nodes[n].disk_slowness = 1;
             }
             Mend::Space(n) => self.nodes[n].disk.set_capacity(None),
-            Mend::Rate(n) => self.nodes[n].rate = 1_000,
+            Mend::Rate(n) => {
+                self.set_clock(n);
+                self.nodes[n].rate = 1_000;
+            }
             Mend::Delay => self.delay_us = 0,
             Mend::Stop(n, life) if self.is_life(n, life) => {
                 self.stop(n);

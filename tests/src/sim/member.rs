@@ -42,6 +42,8 @@ pub struct Member {
     id: String,
     generation: i32,
     standing: Standing,
+    /// Counts how often it began to join: answers to earlier attempts are of no interest.
+    attempt: u64,
     /// What it has, and how far it has read and committed each.
     held: BTreeMap<i32, Held>,
     /// The fetcher of each partition, by its place among the clients.
@@ -79,6 +81,7 @@ impl Member {
             id: String::new(),
             generation: -1,
             standing: Standing::Out,
+            attempt: 0,
             held: BTreeMap::new(),
             fetchers,
             beats: false,
@@ -150,17 +153,22 @@ impl World {
                 let member = self.member(c);
                 if now >= member.next_beat_us && !member.beats {
                     member.beats = true;
+                    let attempt = member.attempt;
                     let request = HeartbeatRequest {
                         group_id: name_of(member.group).into(),
                         generation_id: member.generation,
                         member_id: member.id.as_str().into(),
                         ..HeartbeatRequest::default()
                     };
-                    self.ask(c, conn, BEAT_VERSION, &request, Asked::Beat);
+                    self.ask(c, conn, BEAT_VERSION, &request, Asked::Beat(attempt));
                 }
             }
             Standing::Joining | Standing::Syncing | Standing::Resuming => {}
         }
+    }
+
+    pub(super) fn is_attempt(&mut self, c: usize, attempt: u64) -> bool {
+        self.member(c).attempt == attempt
     }
 
     fn join(&mut self, c: usize, conn: u64) {
@@ -168,6 +176,8 @@ impl World {
         let groups = self.plan.groups;
         let member = self.member(c);
         member.standing = Standing::Joining;
+        member.attempt += 1;
+        let attempt = member.attempt;
         let protocol = JoinGroupRequestProtocol { name: "any".into(), metadata: Bytes::new() };
         let request = JoinGroupRequest {
             group_id: name_of(member.group).into(),
@@ -178,11 +188,12 @@ impl World {
             protocols: vec![protocol],
             ..JoinGroupRequest::default()
         };
-        self.ask(c, conn, JOIN_VERSION, &request, Asked::Join);
+        self.ask(c, conn, JOIN_VERSION, &request, Asked::Join(attempt));
     }
 
     pub(super) fn on_joined(&mut self, c: usize, conn: u64, answer: &JoinGroupResponse) {
         let code = code_of(answer.error_code);
+        self.trace.note(self.now_us, || format!("client {c} joins: {code}, generation {}, led by {}", answer.generation_id, answer.leader));
         let member = self.member(c);
         member.standing = Standing::Out;
         if code == ErrorCode::MemberIdRequired {
@@ -194,7 +205,7 @@ impl World {
         }
         (member.id, member.generation) = (answer.member_id.to_string(), answer.generation_id);
         member.standing = Standing::Syncing;
-        let (group, index) = (member.group, member.index);
+        let (group, index, attempt) = (member.group, member.index, member.attempt);
         let mut assignments = Vec::new();
         if answer.leader == answer.member_id {
             let mut shares: Vec<(&str, Vec<u8>)> =
@@ -220,7 +231,7 @@ impl World {
         };
         self.checks.commits.on_generation(group, answer.generation_id, self.now_us);
         self.trace.mix(&[self.now_us, index as u64, u64::from(answer.generation_id.unsigned_abs())]);
-        self.ask(c, conn, SYNC_VERSION, &request, Asked::Sync);
+        self.ask(c, conn, SYNC_VERSION, &request, Asked::Sync(attempt));
     }
 
     pub(super) fn on_synced(&mut self, c: usize, conn: u64, answer: &SyncGroupResponse) {
@@ -230,9 +241,13 @@ impl World {
         if code != ErrorCode::None {
             return self.on_group_error(c, code);
         }
+        let what = self.clients[c].describe();
+        self.trace.note(self.now_us, || format!("client {c} is assigned {:?}: {what}", answer.assignment));
+        let member = self.member(c);
         let partitions: Vec<i32> =
             answer.assignment.chunks_exact(4).map(|part| i32::from_be_bytes([part[0], part[1], part[2], part[3]])).collect();
-        let (group, generation, id) = (member.group, member.generation, member.id.clone());
+        let (group, generation, attempt, id) =
+            (member.group, member.generation, member.attempt, member.id.clone());
         member.standing = Standing::Resuming;
         if let Err(violation) = self.checks.generations.assigned(group, generation, &id, &partitions) {
             return self.violation(violation.check, violation.what);
@@ -245,7 +260,7 @@ impl World {
             require_stable: true,
             ..OffsetFetchRequest::default()
         };
-        self.ask(c, conn, OFFSETS_VERSION, &request, Asked::Offsets(self.now_us));
+        self.ask(c, conn, OFFSETS_VERSION, &request, Asked::Offsets(attempt, self.now_us));
     }
 
     /// The group is there: the member's fetchers go on from there.
@@ -339,6 +354,7 @@ impl World {
             topics: vec![topic],
             ..OffsetCommitRequest::default()
         };
+        self.trace.note(now, || format!("client {c} commits {news:?} in generation {generation}"));
         let began = self.checks.commits.begin(group, generation, &news, now);
         self.ask(c, conn, COMMIT_VERSION, &request, Asked::Commit(began, generation, news));
     }
@@ -391,6 +407,8 @@ impl World {
     }
 
     fn on_group_error(&mut self, c: usize, code: ErrorCode) {
+        let what = self.clients[c].describe();
+        self.trace.note(self.now_us, || format!("client {c} is told {code}: {what}"));
         self.trace.mix(&[self.now_us, c as u64, u64::from(code.code().unsigned_abs())]);
         self.clients[c].last_error = format!("{} us: {code}", self.now_us);
         self.clients[c].not_before_us = self.now_us + BACKOFF_US;
@@ -419,6 +437,8 @@ impl World {
     /// Stops reading: what it had may be somebody else's.
     fn give_back(&mut self, c: usize) {
         let member = self.member(c);
+        member.attempt += 1;
+        member.beats = false;
         let held: Vec<i32> = std::mem::take(&mut member.held).into_keys().collect();
         let fetchers: Vec<usize> = held.iter().map(|partition| member.fetchers[partition]).collect();
         for fetcher in fetchers {

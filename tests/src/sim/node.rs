@@ -77,7 +77,9 @@ pub struct Live {
     pub serves: bool,
     /// What the controller said to the first registration.
     registered: Arc<Mutex<Option<Registered>>>,
-    began_us: u64,
+    /// Its monotonic clock, in millionths, and when it was last set.
+    tick_us: u64,
+    set_us: u64,
     membership_us: u64,
     overdue_us: u64,
     work: VecDeque<Work>,
@@ -218,7 +220,8 @@ impl World {
             follows: BTreeMap::new(),
             serves: false,
             registered: Arc::default(),
-            began_us: self.now_us,
+            tick_us: 0,
+            set_us: self.now_us,
             membership_us: 0,
             overdue_us: 0,
             work: VecDeque::new(),
@@ -308,9 +311,10 @@ impl World {
     /// A node's clocks show what the world's do, as wrongly as they go.
     pub(super) fn set_clock(&mut self, n: usize) {
         let rate = self.nodes[n].rate;
-        let Some(live) = &self.nodes[n].live else { return };
-        let tick_ms = (self.now_us - live.began_us) * rate / 1_000_000;
-        let late = tick_ms.saturating_sub(live.node.clock.tick_ms());
+        let Some(live) = &mut self.nodes[n].live else { return };
+        live.tick_us += (self.now_us - live.set_us) * rate / 1_000;
+        live.set_us = self.now_us;
+        let late = (live.tick_us / 1_000).saturating_sub(live.node.clock.tick_ms());
         if late > 0 {
             live.node.clock.advance_ms(late);
         }

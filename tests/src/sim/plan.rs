@@ -225,8 +225,10 @@ impl Plan {
         self.house_s = 15;
         self.retains = rng.random();
         if self.retains {
-            let retention_ms = [60_000, 900_000][rng.random_range(0..2)];
-            self.topic_settings.insert("retention.ms", retention_ms.to_string());
+            // Longer than a producer may have to send the same again: beyond that nobody knows its records from new ones.
+            self.topic_settings.insert("retention.ms", "900000".to_owned());
+            self.faults.retain(|fault| *fault != Fault::ClockJump);
+            (self.stretch, self.fault_us) = (self.stretch.min(5), self.fault_us.max(20_000_000));
         }
         if rng.random() {
             let roll_ms = [30_000, 300_000][rng.random_range(0..2)];
@@ -258,6 +260,7 @@ impl Plan {
             ("log.segment.bytes", segment_bytes.to_string()),
             ("replica.lag.time.max.ms", lag_ms.to_string()),
             ("offsets.topic.num.partitions", "2".to_owned()),
+            ("min.insync.replicas", "2".to_owned()),
         ]);
         Self {
             pace: Pace::Dense,

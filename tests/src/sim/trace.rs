@@ -31,6 +31,13 @@ impl Trace {
         self.mix(&[bytes.len() as u64, u64::from(crc32c::crc32c(bytes))]);
     }
 
+    /// A line that only who reads along is interested in.
+    pub fn note(&self, now_us: u64, text: impl FnOnce() -> String) {
+        if self.prints {
+            eprintln!("{:>11.6} {}", now_us as f64 / 1e6, text());
+        }
+    }
+
     /// A line for a person, which counts for the hash too.
     pub fn line(&mut self, now_us: u64, text: &str) {
         self.mix(&[now_us]);
