@@ -60,6 +60,13 @@ impl MemoryDisk {
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
+    /// Lets go of all bytes: nobody looks at this disk again, though somebody may hold it yet.
+    pub fn forget(&self) {
+        for inode in self.state().files.values_mut() {
+            *inode = Inode::default();
+        }
+    }
+
     /// Lets `changes` more changes (writes, syncs, names) pass and refuses every one after them, as if the process had died there.
     /// The first refused write leaves a part of its bytes.
     pub fn stop_after(&self, changes: u64) {

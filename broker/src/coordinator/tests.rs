@@ -106,7 +106,9 @@ fn while_too_few_replicas_are_in_sync_commits_wait_and_the_coordinator_stays() {
     let committed = commit(&coordinator, 5);
     let mut config = Config::default();
     config.set("min.insync.replicas", "2");
-    let topic = |config| crate::config::TopicConfig::resolve(config, &Image::default(), NodeId(1), "__consumer_offsets");
+    let topic = |config| {
+        crate::config::TopicConfig::resolve(config, &Image::default(), NodeId(1), "__consumer_offsets")
+    };
     partition.update(&led_in(0), &Arc::new(topic(&config)));
     partition.look_after(5_000);
     assert_eq!(committed.try_recv(), Ok(ErrorCode::CoordinatorNotAvailable.code()));

@@ -72,7 +72,8 @@ fn main() -> ExitCode {
     }
     let began = Instant::now();
     let (mut total, mut runs, mut failures) = (Stats::default(), 0_u64, 0_u64);
-    let seeds = (from..).filter(|seed| args.seeds == 1 || args.pace.is_none_or(|pace| Pace::of(*seed) == pace));
+    let seeds =
+        (from..).filter(|seed| args.seeds == 1 || args.pace.is_none_or(|pace| Pace::of(*seed) == pace));
     for seed in seeds.take(usize::try_from(args.seeds).unwrap_or(usize::MAX)) {
         if args.seconds.is_some_and(|limit| began.elapsed().as_secs() >= limit) {
             break;

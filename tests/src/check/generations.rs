@@ -17,7 +17,13 @@ impl Generations {
     ///
     /// # Errors
     /// Somebody else has it in the same generation, or it had something else.
-    pub fn assigned(&mut self, group: usize, generation: i32, member: &str, partitions: &[i32]) -> Result<(), Violation> {
+    pub fn assigned(
+        &mut self,
+        group: usize,
+        generation: i32,
+        member: &str,
+        partitions: &[i32],
+    ) -> Result<(), Violation> {
         let members = self.assigned.entry((group, generation)).or_default();
         let other = members.iter().find(|(other, held)| {
             other.as_str() != member && held.iter().any(|partition| partitions.contains(partition))

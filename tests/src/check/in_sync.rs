@@ -65,14 +65,17 @@ impl InSyncRules {
 }
 
 fn fingerprint(image: &Image) -> u32 {
-    let brokers = image.brokers.values().map(|broker| u8::from(broker.fenced) | u8::from(broker.shutting_down) << 1);
+    let brokers =
+        image.brokers.values().map(|broker| u8::from(broker.fenced) | u8::from(broker.shutting_down) << 1);
     let mut bytes: Vec<u8> = brokers.collect();
     let mut note = |nodes: &[NodeId]| {
         bytes.extend(nodes.iter().map(|id| u8::try_from(id.0).unwrap_or(u8::MAX)));
         bytes.push(0);
     };
     for state in image.topics.values().flat_map(|topic| topic.partitions.iter()) {
-        for nodes in [&state.replicas[..], &state.isr, &state.elr, &state.adding, &state.removing, &[state.leader]] {
+        for nodes in
+            [&state.replicas[..], &state.isr, &state.elr, &state.adding, &state.removing, &[state.leader]]
+        {
             note(nodes);
         }
     }

@@ -24,7 +24,9 @@ impl Resumed {
     pub fn processed(&mut self, group: usize, partition: i32, from: i64, next: i64) -> Result<(), Violation> {
         let read = self.read.entry((group, partition)).or_default();
         if from > *read {
-            let what = format!("group {group}: partition {partition} is read from {from} on, and was read up to {read} before");
+            let what = format!(
+                "group {group}: partition {partition} is read from {from} on, and was read up to {read} before"
+            );
             return Err(Violation::new("groups pass over no record", what));
         }
         *read = next.max(*read);

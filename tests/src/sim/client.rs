@@ -13,8 +13,8 @@ use ottla_protocol::messages::metadata_request::MetadataRequestTopic;
 use ottla_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use ottla_protocol::messages::{
     FetchRequest, FindCoordinatorRequest, HeartbeatRequest, InitProducerIdRequest, InitProducerIdResponse,
-    JoinGroupRequest, ListOffsetsRequest, MetadataRequest, MetadataResponse, OffsetCommitRequest, OffsetFetchRequest,
-    ProduceRequest, SyncGroupRequest,
+    JoinGroupRequest, ListOffsetsRequest, MetadataRequest, MetadataResponse, OffsetCommitRequest,
+    OffsetFetchRequest, ProduceRequest, SyncGroupRequest,
 };
 use ottla_protocol::record::{BatchBuilder, BatchOptions};
 use ottla_protocol::types::{ProducerEpoch, ProducerId, Uuid};
@@ -161,7 +161,10 @@ impl Client {
 
     #[must_use]
     pub fn consumer(partition: i32) -> Self {
-        Self::new(partition, Role::Consumer(Consumer { position: 0, fetching: false, of: None, rests: false }))
+        Self::new(
+            partition,
+            Role::Consumer(Consumer { position: 0, fetching: false, of: None, rests: false }),
+        )
     }
 
     /// One that reads for a member of a group.
@@ -484,11 +487,20 @@ impl World {
             Asked::Coordinator => {
                 self.on_coordinator(c, &answer_to::<FindCoordinatorRequest>(body, member::FIND_VERSION));
             }
-            Asked::Join(attempt) | Asked::Sync(attempt) | Asked::Beat(attempt) | Asked::Offsets(attempt, _)
+            Asked::Join(attempt)
+            | Asked::Sync(attempt)
+            | Asked::Beat(attempt)
+            | Asked::Offsets(attempt, _)
                 if !self.is_attempt(c, attempt) => {}
-            Asked::Join(_) => self.on_joined(c, conn, &answer_to::<JoinGroupRequest>(body, member::JOIN_VERSION)),
-            Asked::Sync(_) => self.on_synced(c, conn, &answer_to::<SyncGroupRequest>(body, member::SYNC_VERSION)),
-            Asked::Beat(_) => self.on_beat(c, conn, &answer_to::<HeartbeatRequest>(body, member::BEAT_VERSION)),
+            Asked::Join(_) => {
+                self.on_joined(c, conn, &answer_to::<JoinGroupRequest>(body, member::JOIN_VERSION))
+            }
+            Asked::Sync(_) => {
+                self.on_synced(c, conn, &answer_to::<SyncGroupRequest>(body, member::SYNC_VERSION))
+            }
+            Asked::Beat(_) => {
+                self.on_beat(c, conn, &answer_to::<HeartbeatRequest>(body, member::BEAT_VERSION))
+            }
             Asked::Leave => {}
             Asked::Offsets(_, since) => {
                 self.on_offsets(c, since, &answer_to::<OffsetFetchRequest>(body, member::OFFSETS_VERSION));
@@ -582,7 +594,9 @@ impl World {
                     producer.settles = false;
                     producer.pending.iter_mut().for_each(|batch| batch.sent = false);
                 }
-                self.trace.note(self.now_us, || format!("producer {index}: batch {sequence} is at {partition}:{base_offset}"));
+                self.trace.note(self.now_us, || {
+                    format!("producer {index}: batch {sequence} is at {partition}:{base_offset}")
+                });
                 self.acknowledged(index, partition, batch.first, batch.count, base_offset);
             }
             Some(code) => {
@@ -600,7 +614,8 @@ impl World {
                     return self.violation("idempotence", text);
                 }
                 self.trace.mix(&[self.now_us, index as u64, u64::from(code.code().unsigned_abs())]);
-                self.trace.note(self.now_us, || format!("producer {index}: batch {sequence} is refused: {code}"));
+                self.trace
+                    .note(self.now_us, || format!("producer {index}: batch {sequence} is refused: {code}"));
                 self.stats.refusals += 1;
                 self.refresh(c);
             }
@@ -624,7 +639,9 @@ impl World {
                 for batch in batch::batches(records).map_while(Result::ok) {
                     let header = *batch.header();
                     if batch.verify_crc().is_err() {
-                        let text = format!("a consumer of partition {partition} was given a damaged batch at {next}");
+                        let text = format!(
+                            "a consumer of partition {partition} was given a damaged batch at {next}"
+                        );
                         return self.violation("damage is never served", text);
                     }
                     if header.next_offset().0 <= next {
@@ -660,8 +677,11 @@ impl World {
                     timestamp: EARLIEST,
                 };
                 let topic = ListOffsetsTopic { name: TOPIC.into(), partitions: vec![part] };
-                let request =
-                    ListOffsetsRequest { replica_id: -1, topics: vec![topic], ..ListOffsetsRequest::default() };
+                let request = ListOffsetsRequest {
+                    replica_id: -1,
+                    topics: vec![topic],
+                    ..ListOffsetsRequest::default()
+                };
                 self.ask(c, conn, LIST_VERSION, &request, Asked::Start);
             }
             Some(ErrorCode::OffsetOutOfRange) => {

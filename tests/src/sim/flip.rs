@@ -26,17 +26,19 @@ impl World {
             return false;
         }
         let looks = self.looks();
-        let ends = looks.iter().filter(|look| look.partition.index == partition && look.node != n).map(|look| {
-            let whole = !look.seen.is_damaged && look.seen.offline.is_none();
-            look.seen.view.as_ref().filter(|_| whole).map_or(0, |view| view.end_offset().0)
-        });
+        let ends =
+            looks.iter().filter(|look| look.partition.index == partition && look.node != n).map(|look| {
+                let whole = !look.seen.is_damaged && look.seen.offline.is_none();
+                look.seen.view.as_ref().filter(|_| whole).map_or(0, |view| view.end_offset().0)
+            });
         let ends: Vec<i64> = ends.collect();
         let there = if ends.len() == 2 { ends.into_iter().min().unwrap_or(0) } else { 0 };
         let committed = self.checks.logs.committed(partition).min(there);
         drop(looks);
         let dir = format!("/data/{TOPIC}-{partition}");
         let Ok(files) = self.nodes[n].disk.list(Path::new(&dir)) else { return false };
-        let segments: Vec<_> = files.into_iter().filter(|file| file.name.ends_with(".log") && file.len > 0).collect();
+        let segments: Vec<_> =
+            files.into_iter().filter(|file| file.name.ends_with(".log") && file.len > 0).collect();
         if segments.is_empty() {
             return false;
         }
@@ -50,7 +52,10 @@ impl World {
             let end = start + header.size_bytes();
             if at < end {
                 let within = at - start;
-                if BASE_OFFSET.contains(&within) || LEADER_EPOCH.contains(&within) || header.next_offset().0 > committed {
+                if BASE_OFFSET.contains(&within)
+                    || LEADER_EPOCH.contains(&within)
+                    || header.next_offset().0 > committed
+                {
                     return false;
                 }
                 break;

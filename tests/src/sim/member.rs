@@ -108,7 +108,14 @@ impl Member {
     /// For a person.
     #[must_use]
     pub fn describe(&self) -> String {
-        format!("member {} of {} {:?} in generation {}, has {:?}", self.id, name_of(self.group), self.standing, self.generation, self.held)
+        format!(
+            "member {} of {} {:?} in generation {}, has {:?}",
+            self.id,
+            name_of(self.group),
+            self.standing,
+            self.generation,
+            self.held
+        )
     }
 }
 
@@ -193,7 +200,9 @@ impl World {
 
     pub(super) fn on_joined(&mut self, c: usize, conn: u64, answer: &JoinGroupResponse) {
         let code = code_of(answer.error_code);
-        self.trace.note(self.now_us, || format!("client {c} joins: {code}, generation {}, led by {}", answer.generation_id, answer.leader));
+        self.trace.note(self.now_us, || {
+            format!("client {c} joins: {code}, generation {}, led by {}", answer.generation_id, answer.leader)
+        });
         let member = self.member(c);
         member.standing = Standing::Out;
         if code == ErrorCode::MemberIdRequired {
@@ -244,8 +253,11 @@ impl World {
         let what = self.clients[c].describe();
         self.trace.note(self.now_us, || format!("client {c} is assigned {:?}: {what}", answer.assignment));
         let member = self.member(c);
-        let partitions: Vec<i32> =
-            answer.assignment.chunks_exact(4).map(|part| i32::from_be_bytes([part[0], part[1], part[2], part[3]])).collect();
+        let partitions: Vec<i32> = answer
+            .assignment
+            .chunks_exact(4)
+            .map(|part| i32::from_be_bytes([part[0], part[1], part[2], part[3]]))
+            .collect();
         let (group, generation, attempt, id) =
             (member.group, member.generation, member.attempt, member.id.clone());
         member.standing = Standing::Resuming;
@@ -453,7 +465,8 @@ impl World {
         let conn = self.clients[c].conn.filter(|_| self.clients[c].is_open);
         let member = self.member(c);
         if let Some(conn) = conn.filter(|_| says_so && !member.id.is_empty()) {
-            let identity = MemberIdentity { member_id: member.id.as_str().into(), ..MemberIdentity::default() };
+            let identity =
+                MemberIdentity { member_id: member.id.as_str().into(), ..MemberIdentity::default() };
             let request = LeaveGroupRequest {
                 group_id: name_of(member.group).into(),
                 members: vec![identity],
@@ -485,9 +498,13 @@ impl World {
     pub(super) fn groups_are_done(&self) -> Result<(), String> {
         for group in 0..self.plan.groups.count {
             for partition in 0..self.plan.partitions {
-                let (end, at) = (self.checks.logs.committed(partition), self.checks.commits.last(group, partition));
+                let (end, at) =
+                    (self.checks.logs.committed(partition), self.checks.commits.last(group, partition));
                 if at < end {
-                    return Err(format!("{} has committed {at} of partition {partition}, which ends at {end}", name_of(group)));
+                    return Err(format!(
+                        "{} has committed {at} of partition {partition}, which ends at {end}",
+                        name_of(group)
+                    ));
                 }
             }
         }

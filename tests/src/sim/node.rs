@@ -271,13 +271,22 @@ impl World {
         let seed = self.rng.random();
         // What the dying process still does goes to the old disk, which nobody looks at again.
         let after = self.nodes[n].disk.after_crash(crash, seed);
-        self.nodes[n].disk = after;
+        let before = std::mem::replace(&mut self.nodes[n].disk, after);
         self.end_conns_of(n, crash == Crash::PowerLoss);
         if crash == Crash::PowerLoss {
             (self.nodes[n].has_machine, self.nodes[n].distrusts_disk) = (false, false);
         }
         self.bury(live);
+        before.forget();
         self.publish_reach();
+    }
+
+    /// The run is over. Processes of a simulation are never quite gone, but their disks are.
+    pub(super) fn let_go(&mut self) {
+        for n in 0..self.nodes.len() {
+            self.crash(n, Crash::Kill);
+            self.nodes[n].disk.forget();
+        }
     }
 
     /// Lets go of a process: its parts know each other in circles.

@@ -166,7 +166,8 @@ impl Groups {
             members: rng.random_range(1..=3),
             session_ms: if calm { [6_000, 30_000] } else { [1_000, 6_000] }[rng.random_range(0..2)],
             rebalance_ms: if calm { 20_000 } else { 3_000 },
-            commit_us: if calm { [1_000_000, 20_000_000] } else { [100_000, 1_000_000] }[rng.random_range(0..2)],
+            commit_us: if calm { [1_000_000, 20_000_000] } else { [100_000, 1_000_000] }
+                [rng.random_range(0..2)],
         }
     }
 }

@@ -94,6 +94,7 @@ pub struct Outcome {
 pub fn run(seed: u64, prints: bool) -> Outcome {
     let mut world = World::new(seed, prints);
     world.run_to_end();
+    world.let_go();
     let World { mut stats, trace, violations, plan, now_us, checks, .. } = world;
     stats.virtual_us = now_us;
     stats.states = checks.in_sync.states;
