@@ -33,9 +33,13 @@ fuzz *ARGS:
 sim *ARGS:
     cargo run --quiet --profile sim -p ottla-tests --bin sim -- {{ARGS}}
 
-# Each planted bug must be caught within 60 seeds.
+# The same with the real Raft under them, which is slower: --seeds N [--from S] [--seconds T], or --seed S --trace.
+sim-raft *ARGS:
+    cargo run --quiet --profile sim -p ottla-tests --bin sim -- --raft {{ARGS}}
+
+# Each planted bug must be caught within 200 seeds (--some K: K of them, others every day; --bug NAME: that one).
 sim-bugs *ARGS:
-    cargo run --quiet --profile sim -p ottla-tests --features sabotage --bin sim -- --bugs --seeds 60 {{ARGS}}
+    cargo run --quiet --profile sim -p ottla-tests --features sabotage --bin sim -- --bugs --seeds 200 {{ARGS}}
 
 # Benchmarks of the parts. `just bench --save-baseline before`, a change, `just bench --baseline before` tells what became of each.
 bench *ARGS:

@@ -27,6 +27,7 @@ use ottla_machine::controller::record::{
     Applied, Record, decode_entry, decode_snapshot, encode_entry, encode_snapshot,
 };
 use ottla_machine::env::Env;
+use ottla_machine::sabotage::{Bug, is_on};
 use ottla_protocol::error::ErrorCode;
 use ottla_protocol::types::Uuid;
 use ottla_raft::{ProposeError, StateMachine, Status};
@@ -371,7 +372,7 @@ impl Controller {
     }
 
     /// Asks the voter that has most of the metadata log to lead it; `false` if this node does not, or is the only one.
-    fn hand_over(&self) -> bool {
+    pub fn hand_over(&self) -> bool {
         let (Some(log), Some(me)) = (self.log.get(), self.voter_id()) else { return false };
         let status = log.status();
         let next = status.voters.iter().filter(|id| **id != me).max_by_key(|id| status.replicated.get(id));
@@ -458,6 +459,10 @@ impl Controller {
         }
         let expected = base.version + 1;
         let (on_outcome, on_settled) = (Arc::clone(self), Arc::clone(self));
+        if is_on(Bug::ApplyBeforeCommit) {
+            image.version += 1;
+            self.published.publish(image);
+        }
         log.propose(
             encode_entry(base.version, &records),
             PROPOSAL_LIMIT,

@@ -203,7 +203,7 @@ impl Partition {
                     state.producers = Producers::default();
                 }
             }
-            if led && !state.replica.leads() {
+            if led && !state.replica.leads() && !is_on(Bug::WaitersSurviveTheirLeader) {
                 // Whoever waits for this leader is sent to the next one.
                 lost = Due::told(told(state.waiting.all(), Err(ErrorCode::NotLeaderOrFollower)));
                 lost.woken = std::mem::take(&mut state.fetchers);
@@ -301,7 +301,7 @@ impl Partition {
             if failed { state.fail_all(ErrorCode::KafkaStorageError) } else { state.advance(&self.host) };
         let awaited = more && state.config.is_flushed_before_ack();
         let again = !failed && (asked || awaited || state.wants_flush());
-        let follows = !failed && !state.replica.leads();
+        let follows = !failed && !state.replica.leads() && !is_on(Bug::NeverTellFlush);
         if failed {
             self.tell_failure(&mut state);
         }
@@ -360,7 +360,8 @@ impl Partition {
         let flush = state.unflushed_since_ms.is_some_and(|since| tick_ms.saturating_sub(since) >= limit);
         let enough = state.replica.has_enough(state.config.min_insync_replicas);
         let why = if enough { ErrorCode::RequestTimedOut } else { ErrorCode::NotEnoughReplicasAfterAppend };
-        let late = Due::told(told(state.waiting.timed_out(tick_ms), Err(why)));
+        let outcome = if is_on(Bug::TimeOutIsSuccess) { Ok(()) } else { Err(why) };
+        let late = Due::told(told(state.waiting.timed_out(tick_ms), outcome));
         let proposal = state.lagging(&self.host, tick_ms);
         let due = state.advance(&self.host);
         let more = state.needs_watch(&self.host);
@@ -436,6 +437,9 @@ impl FlushRound {
     /// # Errors
     /// The disk's.
     pub fn sync(&self) -> std::io::Result<()> {
+        if is_on(Bug::SkipSync) {
+            return Ok(());
+        }
         self.ticket.sync()
     }
 }

@@ -7,14 +7,17 @@ use std::time::Duration;
 
 use ottla_machine::controller::command::{LogProof, Registration};
 use ottla_machine::controller::image::Image;
-use ottla_protocol::types::{BrokerEpoch, NodeId};
-use ottla_storage::{LastStop, LogDir};
+use ottla_protocol::types::{BrokerEpoch, NodeId, Uuid};
+use ottla_raft::{Peers, RaftOptions};
+use ottla_storage::{LastStop, LogDir, LogOptions, StorageError};
 
 use crate::api::init_producer_id::ProducerIds;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::rules::Rules;
-use crate::controller::{Controller, OnImage, Others, Published, QUORUM_ELECTION};
+use crate::controller::{
+    Controller, OnImage, Others, Published, QUORUM_ELECTION, QUORUM_HEARTBEAT, QuorumTransport,
+};
 use crate::coordinator::Coordinators;
 use crate::endpoints::Endpoints;
 use crate::entropy::Entropy;
@@ -27,8 +30,8 @@ use crate::node::Node;
 use crate::overdue::Overdue;
 use crate::partition::Host;
 use crate::partitions::Partitions;
-use crate::peers::Identity;
 use crate::peers::links::Links;
+use crate::peers::{Address, Identity, raft_id};
 use crate::replicators::{OnLeader, ReplicatorSettings, Replicators};
 use crate::throttle::Throttle;
 
@@ -166,6 +169,46 @@ pub fn connect(
     });
     assert!(told.is_ok(), "named once");
     (replicators, membership)
+}
+
+/// The metadata log's own partition, named as Kafka names it.
+const METADATA_LOG: &str = "__cluster_metadata-0";
+/// Votes and snapshots of the metadata log.
+const METADATA_DIR: &str = "metadata";
+
+/// What a node's metadata log is started with. `peers`, with this node's own address: what one of several has.
+///
+/// # Errors
+/// Files that cannot be read.
+pub fn metadata_log(
+    node: &Node,
+    peers: Option<(Peers, &Address)>,
+    snapshot_every: u64,
+) -> Result<RaftOptions, StorageError> {
+    let (log, _) = node.log_dir.open_log(METADATA_LOG, Uuid::ZERO, LogOptions::default())?;
+    let (peers, identity) = match peers {
+        Some((peers, own)) => (Some(peers), own.to_text().into_bytes()),
+        None => (None, Vec::new()),
+    };
+    Ok(RaftOptions {
+        voter: raft_id(node.log_dir.directory_id()),
+        identity,
+        dir: node.log_dir.path().join(METADATA_DIR),
+        disk: Arc::clone(node.log_dir.disk()),
+        log,
+        snapshot_every,
+        peers,
+    })
+}
+
+/// How the quorum's members reach each other, and how long they wait.
+#[must_use]
+pub fn voters(node: &Node, links: &Arc<Links>) -> Peers {
+    Peers {
+        heartbeat: QUORUM_HEARTBEAT,
+        election: QUORUM_ELECTION,
+        ..Peers::new(Arc::new(QuorumTransport(Arc::clone(links))), node.founding.founders())
+    }
 }
 
 /// What a node says of itself, and of what its last stop left, when it registers.

@@ -25,6 +25,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use ottla_machine::sabotage::{Bug, is_on};
 use ottla_protocol::api::ApiKey;
 use ottla_protocol::frame::{self, FrameError, Prefix, RequestHeader};
 use ottla_protocol::types::NodeId;
@@ -464,6 +465,11 @@ impl Session {
         let Some(slot) = self.slot(sequence) else { return };
         let Slot::Owed(reply) = *slot else { panic!("a request is answered once") };
         let framed = reply.framed(output);
+        if is_on(Bug::AnswerWhenReady) {
+            *slot = Slot::Silent;
+            self.outbound.push(framed);
+            return self.lift_barrier(sequence);
+        }
         let len = framed.len();
         *slot = Slot::Ready(framed);
         self.held_bytes += len;

@@ -11,14 +11,14 @@ use std::time::Duration;
 use ottla_machine::controller::command::{Answer, Command, Registration};
 use ottla_protocol::error::ErrorCode;
 use ottla_protocol::types::{NodeId, Uuid};
-use ottla_raft::{MetadataLog, Peers, RaftError, RaftOptions};
-use ottla_storage::{LastStop, LogOptions, StorageError};
+use ottla_raft::{MetadataLog, Peers, RaftError};
+use ottla_storage::{LastStop, StorageError};
 
 use crate::api::api_versions;
 use crate::clock::Clock;
 use crate::config::quorum::Quorum;
 use crate::config::{Config, ConfigError};
-use crate::controller::{Published, QUORUM_ELECTION, QUORUM_HEARTBEAT, QuorumTransport};
+use crate::controller::Published;
 use crate::entropy::Entropy;
 use crate::flusher::Flusher;
 use crate::founding::Founding;
@@ -30,7 +30,7 @@ use crate::node::Node;
 use crate::parts::{self, Parts, registration};
 use crate::peers::dial::{Dial, DialError};
 use crate::peers::links::Links;
-use crate::peers::{Address, Identity, raft_id};
+use crate::peers::{Address, Identity};
 use crate::replicators::{Replicators, follow_on_threads};
 
 use directory::open_log_dir;
@@ -45,10 +45,6 @@ const LEAVE_LIMIT: Duration = Duration::from_secs(5);
 /// One of them is kept free of cold reads, searches and loading.
 const DISK_THREADS: usize = 3;
 
-/// The metadata log's own partition, named as Kafka names it.
-const METADATA_LOG: &str = "__cluster_metadata-0";
-/// Votes and snapshots of the metadata log.
-const METADATA_DIR: &str = "metadata";
 /// Entries of the metadata log between two snapshots.
 const METADATA_SNAPSHOT_EVERY: u64 = 5_000;
 
@@ -205,11 +201,7 @@ impl Running {
         let links = Links::start(Arc::clone(&node.identity)).map_err(StartError::Threads)?;
         let listener = inter_broker_listener(&node.config)?;
         let (replicators, membership) = parts::connect(&node, &links, &listener, follow_on_threads());
-        let peers = Peers {
-            heartbeat: QUORUM_HEARTBEAT,
-            election: QUORUM_ELECTION,
-            ..Peers::new(Arc::new(QuorumTransport(Arc::clone(&links))), node.founding.founders())
-        };
+        let peers = parts::voters(&node, &links);
         node.controller.attach(start_metadata_log(&node, Some((peers, &own)))?);
         let stopping = Arc::new(AtomicBool::new(false));
         spread_founding(&node, &stopping)?;
@@ -299,20 +291,7 @@ impl Running {
 }
 
 fn start_metadata_log(node: &Node, peers: Option<(Peers, &Address)>) -> Result<MetadataLog, StartError> {
-    let (log, _) = node.log_dir.open_log(METADATA_LOG, Uuid::ZERO, LogOptions::default())?;
-    let (peers, identity) = match peers {
-        Some((peers, own)) => (Some(peers), own.to_text().into_bytes()),
-        None => (None, Vec::new()),
-    };
-    let options = RaftOptions {
-        voter: raft_id(node.log_dir.directory_id()),
-        identity,
-        dir: node.log_dir.path().join(METADATA_DIR),
-        disk: Arc::clone(node.log_dir.disk()),
-        log,
-        snapshot_every: METADATA_SNAPSHOT_EVERY,
-        peers,
-    };
+    let options = parts::metadata_log(node, peers, METADATA_SNAPSHOT_EVERY)?;
     Ok(MetadataLog::start(options, node.controller.state_machine())?)
 }
 

@@ -24,8 +24,8 @@ pub(crate) fn offset_of(index: u64) -> Result<Offset, StorageError> {
     i64::try_from(index).map(Offset).map_err(|_| StorageError::Malformed(format!("index {index}")))
 }
 
-/// The entry as it lies in the log and travels to other nodes.
-pub(crate) fn encode(entry: &Entry) -> Result<Vec<u8>, StorageError> {
+/// The entry as it lies in the log and travels to other nodes, where nobody asks for its time.
+pub(crate) fn encode(entry: &Entry, now_ms: i64) -> Result<Vec<u8>, StorageError> {
     let log_id = entry.log_id();
     let key = serde_json::to_vec(&log_id).expect("a log id is plain data");
     let mut value = Vec::new();
@@ -46,7 +46,7 @@ pub(crate) fn encode(entry: &Entry) -> Result<Vec<u8>, StorageError> {
         leader_epoch: LeaderEpoch(term),
         ..BatchOptions::default()
     });
-    builder.append(now_ms(), Some(&key), Some(&value));
+    builder.append(now_ms, Some(&key), Some(&value));
     Ok(builder.build())
 }
 

@@ -3,6 +3,7 @@
 //! - [`MetadataLog`]: start, propose, status; `members`: who takes part.
 //! - `log_store`: openraft's log on `storage::Log`, in Kafka's file format; votes in small files. `entry`: an entry as bytes.
 //! - `apply`: committed entries to the [`StateMachine`], snapshots of it.
+//! - `runtime`: where openraft runs, and what it leaves to chance.
 //! - `ticking`: openraft's clock, which stands still while there is nothing to time.
 //! - `network`: to other nodes, over a [`Transport`] that the caller has; `server`: the answers; `message`: their bytes.
 
@@ -24,12 +25,14 @@ mod message;
 mod network;
 #[cfg(test)]
 mod restart_tests;
+mod runtime;
 mod server;
 mod start;
 #[cfg(test)]
 mod tests;
 mod ticking;
 mod types;
+mod watch;
 
 use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -44,6 +47,7 @@ use ottla_storage::StorageError;
 pub use crate::members::{MemberChange, Status};
 pub use crate::message::{MESSAGE_BYTES_MAX, MessageError};
 pub use crate::network::Transport;
+pub use crate::runtime::seed_thread;
 pub use crate::server::PeerError;
 pub use crate::start::{Peers, RaftError, RaftOptions};
 

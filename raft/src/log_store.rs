@@ -162,12 +162,12 @@ impl State {
     }
 
     fn append(&mut self, entries: &[Entry]) -> Result<(), StorageError> {
-        let mut bytes = Vec::new();
+        let (mut bytes, now_ms) = (Vec::new(), entry::now_ms());
         for entry in entries {
-            bytes.extend_from_slice(&entry::encode(entry)?);
+            bytes.extend_from_slice(&entry::encode(entry, now_ms)?);
         }
         if !bytes.is_empty() {
-            self.log.append(&bytes, entry::now_ms())?;
+            self.log.append(&bytes, now_ms)?;
             self.flush()?;
         }
         for entry in entries {

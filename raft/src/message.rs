@@ -173,7 +173,7 @@ pub(crate) fn write_append(
     let AppendEntriesRequest { vote, prev_log_id, leader_commit, ref entries } = *request;
     let (mut content, mut last) = (Vec::new(), prev_log_id);
     for entry in entries {
-        let bytes = entry::encode(entry).expect("it was encoded for the log, too");
+        let bytes = entry::encode(entry, 0).expect("it was encoded for the log, too");
         if !content.is_empty() && content.len() + bytes.len() > CONTENT_BYTES {
             break;
         }

@@ -51,6 +51,7 @@ pub(crate) async fn keep(raft: Raft<TypeConfig, Applier>, heard: Heard, heartbea
         };
         raft.runtime_config().tick(is_ticking);
         tokio::select! {
+            biased;
             changed = news.changed() => if changed.is_err() { return },
             () = tokio::time::sleep_until(until) => {}
         }

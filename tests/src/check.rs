@@ -9,6 +9,7 @@ pub mod image;
 pub mod in_sync;
 pub mod liveness;
 pub mod logs;
+pub mod metadata_log;
 pub mod one_leader;
 pub mod replayed;
 pub mod resumed;
@@ -59,6 +60,7 @@ pub struct Checks {
     pub commits: commits::Commits,
     pub generations: generations::Generations,
     pub resumed: resumed::Resumed,
+    pub metadata_log: metadata_log::MetadataLogs,
     one_leader: one_leader::OneLeader,
     watermark: watermark::Watermark,
     replayed: replayed::Replayed,

@@ -1,6 +1,6 @@
 //! The simulator itself: a seed gives the same run every time, and a few seeds that once failed do not any more. `just sim` runs more.
 
-use ottla_tests::sim;
+use ottla_tests::sim::{self, Tier};
 
 fn passes(seed: u64) {
     let outcome = sim::run(seed, false);
@@ -33,6 +33,15 @@ fn the_same_calm_seed_gives_the_same_run_byte_for_byte() {
 #[ignore = "slow unless optimised: tests/all runs it in the profile `sim`"]
 fn coordinators_outlive_a_time_with_too_few_replicas_in_sync() {
     passes(101_000_025);
+}
+
+#[test]
+#[ignore = "slow unless optimised: tests/all runs it in the profile `sim`"]
+fn so_it_does_with_the_real_raft() {
+    let [first, again] = [(); 2].map(|()| sim::run_in(Tier::Raft, 2, false));
+    assert!(first.violation.is_none(), "{:?}", first.violation);
+    assert!(first.stats.converged && first.stats.acknowledged > 0 && first.stats.elections > 1);
+    assert_eq!((first.hash, first.stats.acknowledged), (again.hash, again.stats.acknowledged));
 }
 
 /// A follower that had everything before the controller let it serve had no reason to fetch again, and stayed out of sync.

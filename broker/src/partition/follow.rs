@@ -97,7 +97,8 @@ impl Partition {
         let (now_ms, tick_ms) = (self.host.clock.now_ms(), self.host.clock.tick_ms());
         let mut state = self.lock();
         let placed = state.replica.state();
-        if placed.leader != answer.leader || placed.leader_epoch != answer.epoch {
+        let is_of_now = placed.leader == answer.leader && placed.leader_epoch == answer.epoch;
+        if !is_of_now && !is_on(Bug::TakeAnswersOfOldLeaders) {
             return Followed::Stopped;
         }
         let Some(log) = state.log.as_ref() else { return Followed::Stopped };
@@ -201,6 +202,7 @@ impl Partition {
         let log = state.log.as_mut().expect("looked at by the caller");
         let own_end = log.end_offset();
         let target = match log.end_offset_for(epoch) {
+            Some(_) if is_on(Bug::CutAtLeaderEnd) => leader_end,
             Some((found, end)) if found == epoch => end.min(leader_end),
             // The leader knows an epoch that is not in this log: what came before it may be shared.
             Some((_, end)) => end,

@@ -231,7 +231,11 @@ impl super::State {
             return None;
         }
         match log.end_offset_for(wish.last_epoch) {
-            Some((epoch, end)) if epoch == wish.last_epoch && end >= wish.offset => None,
+            Some((epoch, end))
+                if epoch == wish.last_epoch && (end >= wish.offset || is_on(Bug::IgnoreLongerTail)) =>
+            {
+                None
+            }
             Some(found) => Some(found),
             // An epoch that this leader never heard of: what it has itself is all that can be shared.
             None => Some((log.epochs().latest()?.epoch, log.end_offset())),

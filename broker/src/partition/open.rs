@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use ottla_machine::partition::producers::Producers;
+use ottla_machine::sabotage::{Bug, is_on};
 use ottla_protocol::batch;
 use ottla_protocol::error::ErrorCode;
 use ottla_protocol::types::Offset;
@@ -45,6 +46,9 @@ impl Partition {
             self.report(state, &recovery);
             let damage;
             (state.producers, damage) = self.load_producers(&log, recovery.walked_from)?;
+            if is_on(Bug::ForgetProducersOnStart) {
+                state.producers = Producers::default();
+            }
             if state.replica.leads() {
                 log.assign_epoch(state.replica.leader_epoch());
             }

@@ -3,6 +3,7 @@
 use std::sync::{Arc, MutexGuard};
 
 use ottla_machine::partition::producers::Verdict;
+use ottla_machine::sabotage::{Bug, is_on};
 use ottla_protocol::batch::{self, BatchError, BatchHeader, TimestampType, Unwanted};
 use ottla_protocol::error::ErrorCode;
 use ottla_protocol::types::{LeaderEpoch, Offset};
@@ -202,10 +203,18 @@ impl Partition {
         let appended = match verdict {
             Verdict::Refuse(code) => return Err(code.into()),
             Verdict::Duplicate(before) => Appended {
-                base_offset: before.base_offset,
+                base_offset: if is_on(Bug::DuplicateAtItsEnd) {
+                    before.last_offset
+                } else {
+                    before.base_offset
+                },
                 log_append_time: if log_append_time < 0 { -1 } else { before.timestamp },
                 log_start,
-                end: before.last_offset.plus(1),
+                end: if is_on(Bug::AcknowledgeDuplicateAtOnce) {
+                    Offset::ZERO
+                } else {
+                    before.last_offset.plus(1)
+                },
             },
             Verdict::Append => {
                 let appended = state.append_stamped(bytes, &header, request);
@@ -225,10 +234,11 @@ impl Partition {
             place.wake();
         }
         if let Some(on_committed) = on_committed {
-            if appended.end <= state.replica.high_watermark() {
+            let end = if is_on(Bug::AcknowledgeOneEarly) { Offset(appended.end.0 - 1) } else { appended.end };
+            if end <= state.replica.high_watermark() {
                 due.committed.push((on_committed, Ok(())));
             } else {
-                state.waiting.push(appended.end, request.deadline_ms, on_committed);
+                state.waiting.push(end, request.deadline_ms, on_committed);
             }
         }
         self.settle(state, due);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use ottla_machine::partition::producers::Producers;
+use ottla_machine::sabotage::{Bug, is_on};
 use ottla_protocol::error::ErrorCode;
 use ottla_protocol::types::{LeaderEpoch, NodeId, Offset};
 use ottla_storage::{Log, LogView, Read, Removal, Slice, StorageError};
@@ -56,10 +57,11 @@ impl Partition {
         if offset < bounds.log_start || offset > log.end_offset() {
             return Err((ErrorCode::OffsetOutOfRange, Some(bounds)));
         }
-        let read = if offset >= bounds.high_watermark {
+        let upto = if is_on(Bug::FetchPastWatermark) { log.end_offset() } else { bounds.high_watermark };
+        let read = if offset >= upto {
             Ok(Read::Hot(Vec::new()))
         } else {
-            log.read(offset, bounds.high_watermark, max_bytes, at_least_one)
+            log.read(offset, upto, max_bytes, at_least_one)
         };
         let read = read.map_err(|error| {
             if !matches!(error, StorageError::OutOfRange { .. }) {

@@ -54,7 +54,6 @@ pub(super) fn register(image: &Image, rules: &dyn ConfigRules, registration: &Re
                 LogProof::Flushed => rules.is_flushed(image, &topic.name),
                 LogProof::Nothing => false,
             };
-            let vouches = vouches || is_on(Bug::TrustEveryRestart);
             if !vouches || damaged.contains(&(topic.id, index.0)) {
                 change.lost = Some(Lost { id, is_empty: proof == LogProof::Nothing });
             }
@@ -164,7 +163,10 @@ pub(super) fn fence(image: &Image, rules: &dyn ConfigRules, id: NodeId, epoch: B
     }
     let fitness = Fitness::of(image).with(id, true, shutting_down);
     let mut records = vec![Record::BrokerState { id, epoch, fenced: true, shutting_down }];
-    records.extend(change_partitions(image, rules, &fitness, |state| serves(state, id), |_, _, _| {}));
+    let concerns = |state: &PartitionState| {
+        if is_on(Bug::FenceLeadersOnly) { state.leader == id } else { serves(state, id) }
+    };
+    records.extend(change_partitions(image, rules, &fitness, concerns, |_, _, _| {}));
     Decision { records, answer: Answer::Done }
 }
 

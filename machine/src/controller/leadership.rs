@@ -164,7 +164,8 @@ impl<'a> Change<'a> {
         };
         // A replica that is none any more must not go on as one: a new epoch says so to the leader's fetchers (as in Kafka).
         let replica_left = before.replicas.iter().any(|id| !after.replicas.contains(id));
-        if leader != before.leader || replica_left || self.raise_leader_epoch {
+        let is_new = leader != before.leader && !is_on(Bug::KeepEpochOnElection);
+        if is_new || replica_left || self.raise_leader_epoch {
             after.leader_epoch.0 += 1;
         }
         if after == *before {
@@ -191,8 +192,8 @@ impl<'a> Change<'a> {
     /// The first who may lead without loss.
     fn elect(&self, fitness: &Fitness) -> Option<NodeId> {
         let eligible = if self.isr.is_empty() { self.eligible() } else { Nodes::new() };
-        let may_lead =
-            |id: &NodeId| fitness.is_active(*id) && (self.isr.contains(id) || eligible.contains(id));
+        let is_active = |id: &NodeId| fitness.is_active(*id) || is_on(Bug::ElectInactive);
+        let may_lead = |id: &NodeId| is_active(id) && (self.isr.contains(id) || eligible.contains(id));
         let preferred = self.replicas.first().filter(|_| self.election == Election::Preferred);
         preferred
             .into_iter()

@@ -173,6 +173,9 @@ impl Image {
             Record::ProducerIds { next: self.next_producer_id },
             Record::BrokerEpochs { next: self.next_broker_epoch },
         ];
+        let ids = ids.into_iter().filter(|record| {
+            !(is_on(Bug::SnapshotForgetsProducerIds) && matches!(record, Record::ProducerIds { .. }))
+        });
         let features =
             self.features.iter().map(|(name, level)| Record::Feature { name: name.clone(), level: *level });
         let brokers = self.brokers.values().cloned().map(Record::Broker);
@@ -192,6 +195,6 @@ impl Image {
                 value: Some(value.clone()),
             })
         });
-        ids.into_iter().chain(features).chain(brokers).chain(topics).chain(configs)
+        ids.chain(features).chain(brokers).chain(topics).chain(configs)
     }
 }

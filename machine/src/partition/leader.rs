@@ -101,7 +101,7 @@ impl Replica {
     /// The log was opened. What its only replica has is committed; of others the followers must tell first.
     pub fn on_opened(&mut self, own: OwnLog, mode: &Mode, tick_ms: u64) {
         self.high_watermark = own.start;
-        if *self.state.replicas == [self.me] {
+        if *self.state.replicas == [self.me] || is_on(Bug::CommitOnStart) {
             self.high_watermark = own.reached(mode);
         }
         self.leading = None;
@@ -142,6 +142,9 @@ impl Replica {
         // Members of the set get the time of a lag to show that they are there.
         let since = |id: &NodeId| if self.state.isr.contains(id) { tick_ms } else { 0 };
         let followers = others.map(|id| (*id, Follower::unknown(since(id)))).collect();
+        if is_on(Bug::CommitOnElection) {
+            self.high_watermark = self.high_watermark.max(own.end);
+        }
         self.leading = Some(Leading { epoch_start: own.end, followers, proposed: None });
         true
     }
@@ -209,7 +212,7 @@ impl Replica {
     /// # Errors
     /// FENCED_LEADER_EPOCH, UNKNOWN_LEADER_EPOCH.
     pub fn check_epoch(&self, epoch: LeaderEpoch) -> Result<(), ErrorCode> {
-        if epoch != LeaderEpoch::NONE && !is_on(Bug::SkipEpochCheck) {
+        if epoch != LeaderEpoch::NONE {
             if epoch < self.state.leader_epoch {
                 return Err(ErrorCode::FencedLeaderEpoch);
             }
@@ -242,8 +245,7 @@ impl Replica {
         let proposed = leading.proposed.as_deref().unwrap_or_default();
         let mut reached = own.reached(mode);
         for (id, follower) in &leading.followers {
-            let asked = proposed.contains(id) && !is_on(Bug::IgnoreProposal);
-            let is_member = self.state.isr.contains(id) || asked;
+            let is_member = self.state.isr.contains(id) || proposed.contains(id);
             // One that is about to join is waited for, or it would run after the watermark for ever; not one that can't join.
             if is_member || follower.is_caught_up(tick_ms, mode) && active(*id) == Some(follower.epoch) {
                 reached = reached.min(follower.reached(mode));
@@ -255,6 +257,9 @@ impl Replica {
             ends.push(own.reached(mode));
             ends.sort_unstable();
             reached = ends[ends.len() / 2].min(own.end);
+        }
+        if is_on(Bug::WatermarkOneTooFar) {
+            reached = reached.plus(1).min(own.end);
         }
         let moved = reached > self.high_watermark;
         if moved {
@@ -320,7 +325,7 @@ impl Replica {
         !self.state.isr.contains(&id)
             && (follower.reached(mode) >= self.high_watermark.max(leading.epoch_start)
                 || is_on(Bug::JoinTooEarly))
-            && (active(id) == Some(follower.epoch) || is_on(Bug::JoinWithoutBrokerEpoch))
+            && active(id) == Some(follower.epoch)
     }
 
     /// Time has passed: who has not caught up for too long is to leave the in-sync set. Who showed all that it needs while it was fenced

@@ -102,7 +102,7 @@ impl Producers {
         if epoch != producer.epoch {
             *producer = fresh();
         }
-        if producer.batches.len() == REMEMBERED {
+        if producer.batches.len() == REMEMBERED - usize::from(is_on(Bug::RememberOneLess)) {
             producer.batches.pop_front();
         }
         producer.last_timestamp = header.max_timestamp;

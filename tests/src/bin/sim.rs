@@ -1,7 +1,8 @@
 //! Runs the simulator over many seeds, or over one with its whole trace.
 //!
-//! `sim --seeds N [--from S] [--seconds T] [--pace calm|dense]`, `sim --seed S --trace`. `--seconds` is the wall's. With the feature `sabotage`: `sim --bugs --seeds N` plants each bug of
-//! `ottla_machine::sabotage` in turn, and each must be caught within N seeds.
+//! `sim --seeds N [--from S] [--seconds T] [--pace calm|dense]`, `sim --seed S --trace`; with `--raft` in the slower tier, where Raft is real. `--seconds` is the
+//! wall's. With the feature `sabotage`: `sim --bugs --seeds N` plants each bug of `ottla_machine::sabotage` in turn, and each must be caught within N seeds;
+//! `--some K` K of them, others every day; `--bug NAME` one.
 
 #![allow(clippy::print_stdout, reason = "a program for a terminal")]
 
@@ -9,6 +10,7 @@ use std::process::ExitCode;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use ottla_tests::sim;
+use ottla_tests::sim::Tier;
 use ottla_tests::sim::plan::Pace;
 use ottla_tests::sim::report::Stats;
 
@@ -19,10 +21,24 @@ struct Args {
     trace: bool,
     pace: Option<Pace>,
     bugs: bool,
+    /// Of the bugs, the one of this name, or so many.
+    only: Option<String>,
+    some: Option<usize>,
+    tier: Tier,
 }
 
 fn parse() -> Result<Args, String> {
-    let mut args = Args { seeds: 20, from: None, seconds: None, trace: false, pace: None, bugs: false };
+    let mut args = Args {
+        seeds: 20,
+        from: None,
+        seconds: None,
+        trace: false,
+        pace: None,
+        bugs: false,
+        only: None,
+        some: None,
+        tier: Tier::StandIn,
+    };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let mut number = || -> Result<u64, String> {
@@ -43,9 +59,12 @@ fn parse() -> Result<Args, String> {
             }
             "--trace" => args.trace = true,
             "--bugs" => args.bugs = true,
+            "--bug" => (args.bugs, args.only) = (true, words.next()),
+            "--some" => args.some = usize::try_from(number()?).ok().filter(|some| *some > 0),
+            "--raft" => args.tier = Tier::Raft,
             _ => {
                 return Err(format!(
-                    "{word} is not known: --seeds N, --from S, --seconds T, --seed S, --trace, --pace calm|dense"
+                    "{word} is not known: --seeds N, --from S, --seconds T, --seed S, --trace, --pace calm|dense, --raft"
                 ));
             }
         }
@@ -64,12 +83,12 @@ fn main() -> ExitCode {
     if args.trace {
         sim::report::log_to_stderr();
     }
+    if args.bugs {
+        return try_bugs(&args);
+    }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let from = args.from.unwrap_or(now % 1_000_000_000 * 1_000);
     println!("seeds from {from} on");
-    if args.bugs {
-        return try_bugs(from, args.seeds);
-    }
     let began = Instant::now();
     let (mut total, mut runs, mut failures) = (Stats::default(), 0_u64, 0_u64);
     let seeds =
@@ -78,7 +97,7 @@ fn main() -> ExitCode {
         if args.seconds.is_some_and(|limit| began.elapsed().as_secs() >= limit) {
             break;
         }
-        let outcome = std::panic::catch_unwind(|| sim::run(seed, args.trace));
+        let outcome = std::panic::catch_unwind(|| sim::run_in(args.tier, seed, args.trace));
         runs += 1;
         match outcome {
             Ok(outcome) => {
@@ -98,7 +117,8 @@ fn main() -> ExitCode {
                 println!("seed {seed} FAILS: a panic, above");
             }
         }
-        println!("  again: just sim --seed {seed} --trace");
+        let raft = if args.tier == Tier::Raft { " --raft" } else { "" };
+        println!("  again: just sim --seed {seed} --trace{raft}");
     }
     println!("{runs} seeds in {:.1} s: {total}", began.elapsed().as_secs_f64());
     if failures > 0 {
@@ -109,23 +129,37 @@ fn main() -> ExitCode {
 }
 
 #[cfg(not(feature = "sabotage"))]
-fn try_bugs(_from: u64, _seeds: u64) -> ExitCode {
+fn try_bugs(_args: &Args) -> ExitCode {
     println!("this build has no bugs to plant: build it with --features sabotage");
     ExitCode::FAILURE
 }
 
 /// Plants each bug, and runs seeds until one shows it.
 #[cfg(feature = "sabotage")]
-fn try_bugs(from: u64, seeds: u64) -> ExitCode {
+fn try_bugs(args: &Args) -> ExitCode {
     use ottla_machine::sabotage::{Bug, plant};
 
+    let mut bugs: Vec<Bug> = Bug::ALL.to_vec();
+    if let Some(name) = &args.only {
+        bugs.retain(|bug| format!("{bug:?}") == *name);
+    }
+    if let Some(count) = args.some {
+        // Others every day, and all of them in turn.
+        let day = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() / 86_400);
+        let at = usize::try_from(day).unwrap_or(0) * count % bugs.len();
+        bugs.rotate_left(at);
+        bugs.truncate(count);
+    }
+    let from = args.from.unwrap_or(1);
+    println!("{} planted bugs, each to be caught within {} seeds from {from} on", bugs.len(), args.seeds);
     let mut missed = 0_u32;
+    // A panic is a find like any other.
     std::panic::set_hook(Box::new(|_| {}));
-    for bug in Bug::ALL {
+    for bug in bugs {
         plant(Some(bug));
         let began = Instant::now();
-        let caught = (0..seeds).find_map(|count| {
-            let by = match std::panic::catch_unwind(|| sim::run(from + count, false)) {
+        let caught = (0..args.seeds).find_map(|count| {
+            let by = match std::panic::catch_unwind(|| sim::run_in(args.tier, from + count, false)) {
                 Ok(outcome) => outcome.violation?.check,
                 Err(_) => "an assertion",
             };
@@ -133,13 +167,19 @@ fn try_bugs(from: u64, seeds: u64) -> ExitCode {
         });
         let took = began.elapsed().as_secs_f64();
         match caught {
-            Some((count, by)) => println!("{bug:?}: caught within {count} seeds, by \"{by}\" ({took:.1} s)"),
+            Some((count, by)) => {
+                println!("{bug:?}: caught by seed {count} of {}, by \"{by}\" ({took:.1} s)", args.seeds);
+            }
             None => {
                 missed += 1;
-                println!("{bug:?}: NOT CAUGHT within {seeds} seeds ({took:.1} s)");
+                println!("{bug:?}: NOT CAUGHT within {} seeds ({took:.1} s)", args.seeds);
             }
         }
     }
     plant(None);
-    if missed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    if missed > 0 {
+        println!("{missed} of them NOT CAUGHT");
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
 }

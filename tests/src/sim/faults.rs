@@ -33,7 +33,12 @@ impl World {
         let every = self.plan.fault_us;
         let next = self.now_us + self.rng.random_range(every / 4..every * 2);
         self.schedule(next, Event::Fault);
-        if self.plan.faults.is_empty() {
+        self.strike_somewhere();
+    }
+
+    /// One of the seed's faults happens now.
+    pub(super) fn strike_somewhere(&mut self) {
+        if self.is_calm || self.plan.faults.is_empty() {
             return;
         }
         let fault = self.plan.faults[self.rng.random_range(0..self.plan.faults.len())];
@@ -51,6 +56,7 @@ impl World {
         match fault {
             Fault::Kill => self.fell(n, Crash::Kill),
             Fault::KillAll => all.for_each(|n| self.fell(n, Crash::Kill)),
+            Fault::PowerLoss if !self.plan.is_flushed && !self.can_spare_memory_of(n) => {}
             Fault::PowerLoss => self.fell(n, Crash::PowerLoss),
             Fault::PowerLossAll => all.for_each(|n| self.fell(n, Crash::PowerLoss)),
             Fault::Restart => self.leave(n),
@@ -158,6 +164,24 @@ impl World {
     pub(super) fn lasts(&mut self, for_us: std::ops::Range<u64>) -> u64 {
         let stretch = if self.is_calm { 1 } else { self.plan.stretch };
         self.rng.random_range(for_us.start..for_us.end * stretch)
+    }
+
+    /// Where acknowledged means in memory: whether every record is in the memory of two other machines, too.
+    fn can_spare_memory_of(&self, n: usize) -> bool {
+        let images = self.nodes.iter().filter_map(|node| Some(node.live.as_ref()?.node.image.load_full()));
+        let Some(image) = images.max_by_key(|image| image.version) else { return false };
+        let is_there = |m: usize| {
+            let id = NodeId(i32::try_from(m).expect("a small cluster") + 1);
+            let epoch = self.nodes[m].live.as_ref().map(|live| live.node.identity.epoch());
+            image.broker(id).is_some_and(|broker| Some(broker.epoch) == epoch && broker.is_active())
+        };
+        let held = |id: &NodeId| usize::try_from(id.0 - 1) != Ok(n);
+        (0..self.nodes.len()).all(is_there)
+            && image
+                .topics
+                .values()
+                .flat_map(|topic| topic.partitions.iter())
+                .all(|state| state.isr.iter().filter(|id| held(id)).count() >= 2)
     }
 
     /// Ends a process or a machine, and starts it again later.

@@ -51,6 +51,8 @@ struct Dir {
     /// On their way; an empty one is the end.
     chunks: VecDeque<Vec<u8>>,
     last_us: u64,
+    /// What was not received is sent again then, and after twice as long each time.
+    retry_us: u64,
     backoff_us: u64,
     ended: bool,
 }
@@ -222,9 +224,13 @@ impl World {
         if self.is_cut(sender, receiver) || is_end && !self.has_machine(sender) {
             let calm = self.is_calm;
             let way = &mut self.conns.get_mut(&id).expect("looked up above").dirs[dir];
-            way.backoff_us = (way.backoff_us * 2).clamp(RETRANSMIT_US, RETRANSMIT_MAX_US);
-            let wait = if calm { RETRANSMIT_US } else { way.backoff_us };
-            return self.schedule(self.now_us + wait, Event::Arrive { conn: id, dir });
+            // However much is on its way, it is tried again once.
+            if self.now_us >= way.retry_us {
+                way.backoff_us = (way.backoff_us * 2).clamp(RETRANSMIT_US, RETRANSMIT_MAX_US);
+                way.retry_us = self.now_us + if calm { RETRANSMIT_US } else { way.backoff_us };
+            }
+            let at = way.retry_us;
+            return self.schedule(at, Event::Arrive { conn: id, dir });
         }
         if let Some(at) = self.paused_until(receiver) {
             return self.schedule(at, Event::Arrive { conn: id, dir });

@@ -34,12 +34,15 @@ use super::edges::{Follow, Links};
 use super::effects::{Effect, Outbox, SimCarrier, SimQuorum, host_of};
 use super::net::BROKER_PORT;
 use super::quorum::Seat;
+use super::voter::{Tier, Voter};
 use super::world::{Event, World};
 
 /// What may be late is looked at this often, as the process does.
 const OVERDUE_US: u64 = 100_000;
 /// The journal is synced this often, as the process does.
 const HOUSE_US: u64 = 1_000_000;
+/// Where a node has everything.
+pub const DATA_DIR: &str = "/data";
 /// Pieces of work that the disk's threads do at once.
 const DISK_THREADS: usize = 2;
 
@@ -70,7 +73,9 @@ pub struct Live {
     pub replicators: Arc<Replicators>,
     pub mailbox: Arc<Mailbox>,
     pub outbox: Outbox,
-    pub seat: Seat,
+    /// Its part in the quorum, of one kind or the other.
+    pub seat: Option<Seat>,
+    pub voter: Option<Voter>,
     pub links: Links,
     pub follows: BTreeMap<NodeId, Follow>,
     /// Registered: clients and followers may come.
@@ -146,6 +151,7 @@ impl World {
                 self.schedule(self.now_us + self.plan.turn_us, Event::Turn { node: n, life });
                 self.schedule(self.now_us + HOUSE_US, Event::House { node: n, life, round: 1 });
                 self.sit_down(n);
+                self.schedule(self.now_us, Event::Voter { node: n, life });
                 let live = self.nodes[n].live.as_ref().expect("just started");
                 let features = vec![("metadata.version".into(), api_versions::METADATA_VERSION)];
                 let found = Command::FoundCluster { cluster_id: self.plan.cluster, features };
@@ -173,7 +179,7 @@ impl World {
         let clock = Clock::manual(wall_ms);
         let entropy = Arc::new(Entropy::seeded(self.rng.random()));
         let disk = Arc::new(self.nodes[n].disk.clone());
-        let log_dir = LogDir::open(disk, Path::new("/data"), entropy.next_bytes())
+        let log_dir = LogDir::open(disk, Path::new(DATA_DIR), entropy.next_bytes())
             .map_err(|error| error.to_string())?;
         let log_dir = Arc::new(log_dir);
         let published = Published::new();
@@ -203,10 +209,17 @@ impl World {
             let outbox = outbox.clone();
             Box::new(move |_, replicator| outbox.push(Effect::NewLeader(Arc::clone(replicator))))
         });
-        let me = raft_id(node.log_dir.directory_id());
-        let seat = Seat::new(me, node.controller.state_machine());
-        let log = SimQuorum { me, outbox: outbox.clone(), view: Arc::clone(&seat.view) };
-        node.controller.attach(log);
+        let (mut seat, mut voter) = (None, None);
+        match self.tier {
+            Tier::StandIn => {
+                let me = raft_id(node.log_dir.directory_id());
+                let taken = Seat::new(me, node.controller.state_machine());
+                let view = Arc::clone(&taken.view);
+                node.controller.attach(SimQuorum { me, outbox: outbox.clone(), view });
+                seat = Some(taken);
+            }
+            Tier::Raft => voter = Some(self.start_voter(n, &node, &links)?),
+        }
         let mail_waits = Arc::new(AtomicBool::new(false));
         let wakes = Arc::clone(&mail_waits);
         Ok(Live {
@@ -216,6 +229,7 @@ impl World {
             mailbox: Arc::new(Mailbox::new(move || wakes.store(true, Ordering::Relaxed))),
             outbox,
             seat,
+            voter,
             links: Links::default(),
             follows: BTreeMap::new(),
             serves: false,
@@ -290,7 +304,9 @@ impl World {
     }
 
     /// Lets go of a process: its parts know each other in circles.
-    fn bury(&mut self, live: Live) {
+    fn bury(&mut self, mut live: Live) {
+        // What of its tasks has not run does not run any more.
+        drop(live.voter.take());
         live.node.controller.stop();
         let _ = live.node.partitions.close();
         let _ = live.outbox.take();

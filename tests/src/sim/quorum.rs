@@ -13,8 +13,11 @@ use rand::Rng as _;
 
 use super::effects::{QuorumView, host_of};
 use super::net::CONTROLLER_PORT;
+use super::voter::Tier;
 use super::world::{Event, World};
 
+/// Of so many commits, one is followed by a fault at once.
+const BAD_MOMENTS: u32 = 12;
 /// How often it is looked at whether somebody leads who can.
 const CHECK_US: u64 = 50_000;
 
@@ -73,14 +76,15 @@ impl World {
     /// A node takes its seat: it knows who votes, and hears the rest later.
     pub(super) fn sit_down(&mut self, n: usize) {
         let Some(live) = self.nodes[n].live.as_mut() else { return };
-        self.quorum.ids.insert(n, live.seat.me);
-        live.seat.before = self.quorum.log.len();
         let life = live.life;
+        let Some(seat) = &mut live.seat else { return };
+        self.quorum.ids.insert(n, seat.me);
+        seat.before = self.quorum.log.len();
         if let Some((applied, bytes)) = self.quorum.snapshot.clone()
             && self.rng.random()
         {
-            live.seat.machine.restore(applied as u64, &bytes).expect("a snapshot of this program");
-            live.seat.applied = applied;
+            seat.machine.restore(applied as u64, &bytes).expect("a snapshot of this program");
+            seat.applied = applied;
         }
         let term = self.quorum.term;
         self.set_view(n, None, term);
@@ -94,20 +98,21 @@ impl World {
             let id = NodeId(i32::try_from(node).expect("a small cluster") + 1);
             Address { node: id, host: host_of(node), port: CONTROLLER_PORT }.to_text().into_bytes()
         };
-        let Some(live) = self.nodes[n].live.as_ref() else { return };
+        let Some(seat) = self.seat(n) else { return };
+        let applied = Some(seat.applied as u64);
         let status = Status {
             leader: leader.and_then(|leader| ids.get(&leader).copied()),
             term,
-            last_index: Some(live.seat.applied as u64),
-            committed: Some(live.seat.applied as u64),
-            applied: Some(live.seat.applied as u64),
+            last_index: applied,
+            committed: applied,
+            applied,
             voters: ids.values().copied().collect(),
             learners: Vec::new(),
             identities: ids.iter().map(|(node, id)| (*id, identity(*node))).collect(),
             replicated: BTreeMap::new(),
         };
         let changed = {
-            let mut view = live.seat.view.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut view = seat.view.lock().unwrap_or_else(PoisonError::into_inner);
             let changed = (view.status.leader, view.status.term) != (status.leader, status.term)
                 || view.status.identities != status.identities;
             view.status = status;
@@ -119,8 +124,8 @@ impl World {
     }
 
     pub(super) fn tell_watchers(&mut self, n: usize) {
-        let Some(live) = self.nodes[n].live.as_ref() else { return };
-        let view = Arc::clone(&live.seat.view);
+        let Some(seat) = self.seat(n) else { return };
+        let view = Arc::clone(&seat.view);
         let (status, mut watchers) = {
             let mut view = view.lock().unwrap_or_else(PoisonError::into_inner);
             (view.status.clone(), std::mem::take(&mut view.watchers))
@@ -133,7 +138,7 @@ impl World {
     fn apply_on(&mut self, n: usize) {
         loop {
             let Some(live) = self.nodes[n].live.as_mut() else { return };
-            let seat = &mut live.seat;
+            let Some(seat) = &mut live.seat else { return };
             let Some(entry) = self.quorum.log.get(seat.applied) else { break };
             let index = seat.applied as u64 + 1;
             match &entry.bytes {
@@ -147,8 +152,8 @@ impl World {
             self.check_image(n, &image);
             if applied.is_multiple_of(50) && self.quorum.snapshot.as_ref().is_none_or(|(at, _)| *at < applied)
             {
-                let live = self.nodes[n].live.as_ref().expect("it lives");
-                self.quorum.snapshot = Some((applied, live.seat.machine.snapshot()));
+                let snapshot = self.seat(n).expect("it has one").machine.snapshot();
+                self.quorum.snapshot = Some((applied, snapshot));
             }
         }
     }
@@ -162,8 +167,10 @@ impl World {
         settled: Box<dyn FnOnce() + Send>,
     ) {
         let Some(live) = self.nodes[n].live.as_ref() else { return };
-        let (life, me) = (live.life, live.seat.me);
-        let status = live.seat.view.lock().unwrap_or_else(PoisonError::into_inner).status.clone();
+        let life = live.life;
+        let Some(seat) = &live.seat else { return };
+        let me = seat.me;
+        let status = seat.view.lock().unwrap_or_else(PoisonError::into_inner).status.clone();
         if status.leader != Some(me) {
             answer(Err(ProposeError::NotLeader(status.leader)));
             return settled();
@@ -216,6 +223,11 @@ impl World {
         }
         self.drain(n);
         self.spread();
+        // What is decided and not known yet everywhere: a bad moment.
+        if self.rng.random_range(0..BAD_MOMENTS) == 0 {
+            let at = self.now_us + self.rng.random_range(0..4_000);
+            self.schedule(at, Event::Strike);
+        }
     }
 
     pub(super) fn on_proposal_limit(&mut self, id: u64) {
@@ -235,6 +247,8 @@ impl World {
                 0 => self.rng.random_range(1_000..self.plan.commit_us_max.max(2_000)),
                 _ => self.rng.random_range(200..4_000),
             };
+            // Its metadata log lies on the same disk.
+            let late = late + self.rng.random_range(0..2_000) * (self.nodes[n].disk_slowness - 1);
             self.schedule(self.now_us + late, Event::Hear { node: n, life });
         }
     }
@@ -288,6 +302,9 @@ impl World {
 
     /// Looks whether there must be an election.
     pub(super) fn on_quorum_check(&mut self) {
+        if self.tier == Tier::Raft {
+            return self.on_voters_check();
+        }
         self.schedule(self.now_us + CHECK_US, Event::QuorumCheck);
         let leads = |world: &Self| {
             world.quorum.leader.is_some_and(|(n, life)| world.is_life(n, life) && world.can_lead(n))
@@ -306,6 +323,9 @@ impl World {
 
     /// Somebody leads from here on: one that can.
     pub(super) fn elect(&mut self, wanted: Option<usize>) {
+        if self.tier == Tier::Raft {
+            return self.disturb_voters();
+        }
         let able: Vec<usize> = (0..self.nodes.len()).filter(|n| self.can_lead(*n)).collect();
         let n = match wanted {
             Some(n) if able.contains(&n) => n,
@@ -364,6 +384,13 @@ impl World {
 
     /// How many entries are committed, and how far a node is.
     pub(super) fn quorum_lag(&self, n: usize) -> usize {
-        self.nodes[n].live.as_ref().map_or(usize::MAX, |live| self.quorum.log.len() - live.seat.applied)
+        if self.tier == Tier::Raft {
+            return self.voter_lag(n);
+        }
+        self.seat(n).map_or(usize::MAX, |seat| self.quorum.log.len() - seat.applied)
+    }
+
+    fn seat(&self, n: usize) -> Option<&Seat> {
+        self.nodes[n].live.as_ref()?.seat.as_ref()
     }
 }

@@ -19,6 +19,7 @@ use super::plan::Plan;
 use super::quorum::QuorumModel;
 use super::report::Stats;
 use super::trace::Trace;
+use super::voter::{Tier, Voters};
 use crate::check::{Checks, Look, Violation};
 
 /// The topic that clients use.
@@ -37,6 +38,7 @@ pub enum Event {
     Patience { node: usize, life: u64, leader: NodeId, conn: u64, asked: u64 },
     Hear { node: usize, life: u64 },
     House { node: usize, life: u64, round: u64 },
+    Voter { node: usize, life: u64 },
     Replace { node: usize },
     Commit { proposal: u64 },
     ProposalLimit { proposal: u64 },
@@ -46,6 +48,7 @@ pub enum Event {
     Topic,
     Check,
     Fault,
+    Strike,
     Mend(Mend),
     Calm,
 }
@@ -63,7 +66,9 @@ pub struct World {
     pub(super) reach: SharedReach,
     /// Everything takes up to this much longer.
     pub(super) delay_us: u64,
+    pub(super) tier: Tier,
     pub(super) quorum: QuorumModel,
+    pub(super) voters: Voters,
     pub(super) clients: Vec<Client>,
     pub(super) trace: Trace,
     pub(super) stats: Stats,
@@ -89,12 +94,19 @@ pub struct Outcome {
     pub plan: Plan,
 }
 
-/// Runs one seed to its end, or to the first violation.
+/// Runs one seed to its end, or to the first violation, with the stand-in for Raft.
 #[must_use]
 pub fn run(seed: u64, prints: bool) -> Outcome {
-    let mut world = World::new(seed, prints);
+    run_in(Tier::StandIn, seed, prints)
+}
+
+/// The same in one of the tiers.
+#[must_use]
+pub fn run_in(tier: Tier, seed: u64, prints: bool) -> Outcome {
+    let mut world = World::new(tier, seed, prints);
     world.run_to_end();
     world.let_go();
+    ottla_raft::seed_thread(None);
     let World { mut stats, trace, violations, plan, now_us, checks, .. } = world;
     stats.virtual_us = now_us;
     stats.states = checks.in_sync.states;
@@ -109,7 +121,7 @@ pub fn run(seed: u64, prints: bool) -> Outcome {
 }
 
 impl World {
-    fn new(seed: u64, prints: bool) -> Self {
+    fn new(tier: Tier, seed: u64, prints: bool) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
         let plan = Plan::draw(seed, &mut rng);
         let retains = plan.retains;
@@ -146,7 +158,9 @@ impl World {
             next_conn: 1,
             reach: Arc::new(Mutex::new(reach)),
             delay_us: 0,
+            tier,
             quorum: QuorumModel::default(),
+            voters: Voters::default(),
             clients,
             trace,
             stats: Stats::default(),
@@ -179,6 +193,9 @@ impl World {
     }
 
     fn run_to_end(&mut self) {
+        if self.tier == Tier::Raft {
+            self.found_voters();
+        }
         for n in 0..self.nodes.len() {
             let at = self.rng.random_range(0..200_000);
             self.schedule(at, Event::Boot { node: n });
@@ -220,7 +237,8 @@ impl World {
             | Event::CallLimit { node, life, .. }
             | Event::Patience { node, life, .. }
             | Event::House { node, life, .. }
-            | Event::Hear { node, life } => Some((*node, *life)),
+            | Event::Hear { node, life }
+            | Event::Voter { node, life } => Some((*node, *life)),
             _ => None,
         };
         if let Some((node, life)) = of_life {
@@ -253,6 +271,7 @@ impl World {
             Event::Patience { node, leader, conn, asked, .. } => self.on_patience(node, leader, conn, asked),
             Event::Hear { node, .. } => self.on_hear(node),
             Event::House { node, life, round } => self.keep_house(node, life, round),
+            Event::Voter { node, life } => self.on_voter(node, life),
             Event::Replace { node } => self.on_replace(node),
             Event::Commit { proposal } => self.on_commit(proposal),
             Event::ProposalLimit { proposal } => self.on_proposal_limit(proposal),
@@ -262,6 +281,7 @@ impl World {
             Event::Topic => self.make_topic(),
             Event::Check => self.on_check(),
             Event::Fault => self.on_fault(),
+            Event::Strike => self.strike_somewhere(),
             Event::Mend(mend) => self.on_mend(mend),
             Event::Calm => self.calm_down(),
         }
@@ -309,7 +329,7 @@ impl World {
         }
     }
 
-    pub(super) fn check_image(&mut self, n: usize, image: &Image) {
+    pub(super) fn check_image(&mut self, n: usize, image: &Arc<Image>) {
         if let Err(violation) = self.checks.images.see(n, image).and_then(|()| self.checks.in_sync.see(image))
         {
             self.violation(violation.check, violation.what);
@@ -363,6 +383,12 @@ impl World {
 
     /// Looks at every partition of every node.
     pub(super) fn look(&mut self) {
+        for n in 0..self.nodes.len() {
+            if let Some(live) = &self.nodes[n].live {
+                let image = live.node.image.load_full();
+                self.check_image(n, &image);
+            }
+        }
         let looks = self.looks();
         if let Err(violation) = self.checks.look(&looks) {
             self.violation(violation.check, violation.what);
