@@ -50,7 +50,7 @@ pub struct Source {
 
 #[must_use]
 pub fn broker_settings() -> &'static [Setting] {
-    BROKER_SETTINGS
+    &BROKER_SETTINGS
 }
 
 #[must_use]
@@ -119,9 +119,12 @@ pub fn verdict(name: &str, value: &str) -> Verdict {
     if let Err(message) = setting.check(value) {
         return Verdict::Invalid(message);
     }
+    let met = CLASSES_MET.iter().find(|(name, _)| *name == setting.name);
+    if met.map_or(setting.effect == Effect::JvmOnly, |(_, class)| value != *class) {
+        return Verdict::JvmOnly(setting);
+    }
     match setting.effect {
         Effect::Refused if !value.is_empty() => Verdict::Refused,
-        Effect::JvmOnly if !CLASSES_MET.contains(&(setting.name, value)) => Verdict::JvmOnly(setting),
         Effect::NotYet if Some(value.trim()) != setting.default && !value.is_empty() => {
             Verdict::NotYet(setting)
         }
@@ -291,6 +294,34 @@ mod tests {
             for name in [group.synonym, group.at_least, group.at_most].into_iter().flatten() {
                 assert!(broker_setting(name).is_some(), "{name}");
             }
+        }
+    }
+
+    #[test]
+    fn every_setting_is_described_in_words_of_its_own() {
+        let topics = TOPIC_SETTINGS.iter().map(|topic| &topic.setting);
+        let groups = GROUP_SETTINGS.iter().map(|group| &group.setting);
+        let mut described: BTreeMap<&str, &str> = BTreeMap::new();
+        for setting in BROKER_SETTINGS.iter().chain(topics).chain(groups) {
+            let name = setting.name;
+            assert!(setting.doc.ends_with('.'), "{name}: {:?}", setting.doc);
+            assert!(setting.documentation().starts_with(setting.doc), "{name}");
+            if let Some(other) = described.insert(setting.doc, name) {
+                panic!("{name} and {other} are both described as: {}", setting.doc);
+            }
+        }
+    }
+
+    #[test]
+    fn a_description_says_when_its_setting_does_nothing() {
+        for (name, ends) in [
+            ("num.partitions", "does not say."),
+            ("num.io.threads", "Has no effect in this version."),
+            ("metric.reporters", "has no effect here."),
+            ("ssl.keystore.location", "this version has no security."),
+        ] {
+            let text = broker_setting(name).expect("a setting").documentation();
+            assert!(text.ends_with(ends), "{name}: {text}");
         }
     }
 

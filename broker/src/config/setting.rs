@@ -53,6 +53,7 @@ pub struct Setting {
     pub effect: Effect,
     /// May change at run time.
     pub dynamic: bool,
+    /// What it governs, in one or two sentences; whether it does so here is `effect`'s to say.
     pub doc: &'static str,
 }
 
@@ -73,18 +74,16 @@ pub struct GroupSetting {
 }
 
 impl Setting {
+    /// What DescribeConfigs says of it.
     #[must_use]
     pub fn documentation(&self) -> String {
-        match (self.doc, self.effect) {
-            ("", Effect::JvmOnly) => "Concerns a Java virtual machine; has no effect here.".into(),
-            ("", Effect::Refused) => "Security is not part of this version; setting it is refused.".into(),
-            ("", Effect::Acts) => {
-                format!("Default of the topics' setting that Kafka derives from {}.", self.name)
-            }
-            ("", Effect::NotYet) => "Kafka's setting; has no effect in this version.".into(),
-            (doc, Effect::NotYet) => format!("{doc} Has no effect in this version."),
-            (doc, _) => doc.into(),
-        }
+        let effect = match self.effect {
+            Effect::Acts => "",
+            Effect::NotYet => " Has no effect in this version.",
+            Effect::JvmOnly => " This concerns Java, and has no effect here.",
+            Effect::Refused => " Refused when set: this version has no security.",
+        };
+        format!("{}{effect}", self.doc)
     }
 
     /// A valid value as DescribeConfigs shows it: without blanks around it, lists without blanks between items.

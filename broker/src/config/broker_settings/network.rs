@@ -1,0 +1,58 @@
+//! Listeners, connections, requests, and the threads that serve them.
+
+use crate::config::setting::Effect::*;
+use crate::config::setting::Kind::*;
+use crate::config::setting::Setting;
+use crate::config::setting::Valid::*;
+
+#[rustfmt::skip]
+pub(super) const NETWORK: &[Setting] = &[
+    Setting { name: "advertised.listeners", kind: List, default: None, valid: Any, effect: Acts, dynamic: false,
+        doc: "The addresses that clients and other nodes are told, as NAME://host:port. Unset: a client is told the address by which it came." },
+    Setting { name: "connections.max.idle.ms", kind: Long, default: Some("600000"), valid: Any, effect: Acts, dynamic: false,
+        doc: "A connection without requests is closed after so many milliseconds; a negative number: never." },
+    Setting { name: "early.start.listeners", kind: List, default: None, valid: Any, effect: NotYet, dynamic: false,
+        doc: "Listeners that Kafka opens before its authorizer is ready." },
+    Setting { name: "fetch.max.bytes", kind: Int, default: Some("57671680"), valid: Between(1024, i64::MAX), effect: Acts, dynamic: false,
+        doc: "Bytes of records in one fetch response at most; the first batch is always returned, however large it is." },
+    Setting { name: "inter.broker.listener.name", kind: Text, default: None, valid: Any, effect: Acts, dynamic: false,
+        doc: "The listener that brokers use among themselves. Unset: the first that is not for controllers." },
+    Setting { name: "listener.security.protocol.map", kind: Text, default: Some("SASL_SSL:SASL_SSL,PLAINTEXT:PLAINTEXT,SSL:SSL,SASL_PLAINTEXT:SASL_PLAINTEXT"), valid: Any, effect: Acts, dynamic: false,
+        doc: "The security protocol behind each listener name, as NAME:PROTOCOL. PLAINTEXT is the only one that this version speaks." },
+    Setting { name: "listeners", kind: List, default: Some("PLAINTEXT://localhost:9092"), valid: Any, effect: Acts, dynamic: false,
+        doc: "Where this node listens, as NAME://host:port, separated by commas. Port 0 takes a free one." },
+    Setting { name: "max.connection.creation.rate", kind: Int, default: Some("2147483647"), valid: Between(0, i64::MAX), effect: NotYet, dynamic: true,
+        doc: "New connections that a broker takes per second." },
+    Setting { name: "max.connections", kind: Int, default: Some("20000"), valid: Between(0, i64::MAX), effect: Acts, dynamic: false,
+        doc: "How many connections the node takes at once; further ones are closed." },
+    Setting { name: "max.connections.per.ip", kind: Int, default: Some("10000"), valid: Between(0, i64::MAX), effect: Acts, dynamic: false,
+        doc: "How many connections the node takes at once from one address; further ones are closed." },
+    Setting { name: "max.connections.per.ip.overrides", kind: Text, default: Some(""), valid: Any, effect: NotYet, dynamic: true,
+        doc: "Addresses with a limit of their own in place of `max.connections.per.ip`, as host:number, separated by commas." },
+    Setting { name: "max.incremental.fetch.session.cache.slots", kind: Int, default: Some("1000"), valid: Between(0, i64::MAX), effect: Acts, dynamic: false,
+        doc: "How many incremental fetch sessions are remembered; a client without one names all of its partitions in every fetch." },
+    Setting { name: "max.request.partition.size.limit", kind: Int, default: Some("2000"), valid: Between(1, i64::MAX), effect: Acts, dynamic: false,
+        doc: "How many partitions one answer to DescribeTopicPartitions lists at most; the client asks for the rest with a cursor." },
+    Setting { name: "num.io.threads", kind: Int, default: Some("8"), valid: Between(1, i64::MAX), effect: NotYet, dynamic: true,
+        doc: "Threads on which Kafka runs requests after others have read them; here the worker that read a request runs it." },
+    Setting { name: "num.network.threads", kind: Int, default: None, valid: Between(1, i64::MAX), effect: Acts, dynamic: false,
+        doc: "Worker threads, each of which serves its share of the connections from reading to answering. Unset: one per core." },
+    Setting { name: "queued.max.request.bytes", kind: Long, default: Some("268435456"), valid: Any, effect: Acts, dynamic: false,
+        doc: "Bytes of requests in memory at most, over all connections; while they are reached, sockets are not read. A negative number: no limit." },
+    Setting { name: "queued.max.requests", kind: Int, default: Some("500"), valid: Between(1, i64::MAX), effect: NotYet, dynamic: false,
+        doc: "How many requests may wait for a thread of Kafka's before sockets are no longer read; here `queued.max.request.bytes` bounds them." },
+    Setting { name: "request.timeout.ms", kind: Int, default: Some("30000"), valid: Any, effect: NotYet, dynamic: false,
+        doc: "How long a broker of Kafka waits for the answer to a request that it sent to another, in milliseconds." },
+    Setting { name: "socket.connection.setup.timeout.max.ms", kind: Long, default: Some("30000"), valid: Any, effect: NotYet, dynamic: false,
+        doc: "The most, in milliseconds, to which `socket.connection.setup.timeout.ms` grows while connecting fails again and again." },
+    Setting { name: "socket.connection.setup.timeout.ms", kind: Long, default: Some("10000"), valid: Any, effect: NotYet, dynamic: false,
+        doc: "How long a broker of Kafka tries to connect to another before it gives the attempt up, in milliseconds." },
+    Setting { name: "socket.listen.backlog.size", kind: Int, default: Some("50"), valid: Between(1, i64::MAX), effect: NotYet, dynamic: false,
+        doc: "Connections that the kernel may hold for a listener until they are accepted." },
+    Setting { name: "socket.receive.buffer.bytes", kind: Int, default: Some("102400"), valid: Any, effect: NotYet, dynamic: false,
+        doc: "The kernel's receive buffer of a client's connection, in bytes; -1 leaves it to the system, as Ottla always does." },
+    Setting { name: "socket.request.max.bytes", kind: Int, default: Some("104857600"), valid: Between(1, i64::MAX), effect: Acts, dynamic: false,
+        doc: "The largest request that is read, in bytes; a larger one closes its connection." },
+    Setting { name: "socket.send.buffer.bytes", kind: Int, default: Some("102400"), valid: Any, effect: NotYet, dynamic: false,
+        doc: "The kernel's send buffer of a client's connection, in bytes; -1 leaves it to the system, as Ottla always does." },
+];

@@ -1,0 +1,56 @@
+//! Topics, their replicas, and how these follow their leaders.
+
+use crate::config::setting::Effect::*;
+use crate::config::setting::Kind::*;
+use crate::config::setting::Setting;
+use crate::config::setting::Valid::*;
+
+#[rustfmt::skip]
+pub(super) const REPLICATION: &[Setting] = &[
+    Setting { name: "alter.config.policy.class.name", kind: Class, default: None, valid: Any, effect: JvmOnly, dynamic: false,
+        doc: "A class that judges whether configurations may be changed as asked for." },
+    Setting { name: "auto.create.topics.enable", kind: Boolean, default: Some("true"), valid: Any, effect: Acts, dynamic: false,
+        doc: "Whether a topic is made when a client that allows it asks for one that does not exist." },
+    Setting { name: "create.topic.policy.class.name", kind: Class, default: None, valid: Any, effect: JvmOnly, dynamic: false,
+        doc: "A class that judges whether a topic may be made as asked for." },
+    Setting { name: "default.replication.factor", kind: Int, default: Some("1"), valid: Any, effect: Acts, dynamic: false,
+        doc: "How many replicas a topic gets whose maker does not say." },
+    Setting { name: "delete.topic.enable", kind: Boolean, default: Some("true"), valid: Any, effect: Acts, dynamic: false,
+        doc: "Whether topics may be deleted." },
+    Setting { name: "follower.replication.throttled.rate", kind: Long, default: None, valid: Between(0, i64::MAX), effect: NotYet, dynamic: true,
+        doc: "Bytes per second that this broker fetches for replicas in `follower.replication.throttled.replicas`." },
+    Setting { name: "leader.replication.throttled.rate", kind: Long, default: None, valid: Between(0, i64::MAX), effect: Acts, dynamic: true,
+        doc: "Bytes per second that this broker sends, of leaders in `leader.replication.throttled.replicas`, to followers out of sync." },
+    Setting { name: "min.insync.replicas", kind: Int, default: Some("1"), valid: Between(1, i64::MAX), effect: Acts, dynamic: true,
+        doc: "Default of the topics' `min.insync.replicas`: replicas that must be in sync for an append with acks=all." },
+    Setting { name: "num.partitions", kind: Int, default: Some("1"), valid: Between(1, i64::MAX), effect: Acts, dynamic: false,
+        doc: "How many partitions a topic gets whose maker does not say." },
+    Setting { name: "num.replica.alter.log.dirs.threads", kind: Int, default: None, valid: Any, effect: NotYet, dynamic: false,
+        doc: "Threads that move replicas from one data directory to another; unset: as many as there are directories." },
+    Setting { name: "num.replica.fetchers", kind: Int, default: Some("1"), valid: Between(1, i64::MAX), effect: NotYet, dynamic: true,
+        doc: "How many threads a broker of Kafka uses to follow one other broker; here it is one." },
+    Setting { name: "replica.alter.log.dirs.io.max.bytes.per.second", kind: Long, default: None, valid: Between(0, i64::MAX), effect: NotYet, dynamic: true,
+        doc: "Bytes per second that moving replicas between data directories may take." },
+    Setting { name: "replica.fetch.backoff.ms", kind: Int, default: Some("1000"), valid: Between(0, i64::MAX), effect: NotYet, dynamic: false,
+        doc: "How long a follower of Kafka waits after a fetch that failed, in milliseconds." },
+    Setting { name: "replica.fetch.max.bytes", kind: Int, default: Some("1048576"), valid: Between(0, i64::MAX), effect: NotYet, dynamic: false,
+        doc: "Bytes that a follower of Kafka asks for per partition; here `replica.fetch.response.max.bytes` alone is the limit." },
+    Setting { name: "replica.fetch.min.bytes", kind: Int, default: Some("1"), valid: Any, effect: NotYet, dynamic: false,
+        doc: "Bytes that a leader of Kafka collects for a follower before it answers, within `replica.fetch.wait.max.ms`; here it answers at once." },
+    Setting { name: "replica.fetch.response.max.bytes", kind: Int, default: Some("10485760"), valid: Between(0, i64::MAX), effect: Acts, dynamic: false,
+        doc: "Bytes that a follower takes in one answer of its leader; the first batch always comes whole." },
+    Setting { name: "replica.fetch.wait.max.ms", kind: Int, default: Some("500"), valid: Any, effect: Acts, dynamic: false,
+        doc: "How long a fetch of a follower waits at its leader for new records, in milliseconds." },
+    Setting { name: "replica.high.watermark.checkpoint.interval.ms", kind: Long, default: Some("5000"), valid: Any, effect: NotYet, dynamic: false,
+        doc: "How often Kafka writes its high watermarks to disk, in milliseconds." },
+    Setting { name: "replica.lag.time.max.ms", kind: Long, default: Some("30000"), valid: Any, effect: Acts, dynamic: false,
+        doc: "A follower that has not caught up with its leader for so many milliseconds leaves the in-sync set." },
+    Setting { name: "replica.selector.class", kind: Text, default: None, valid: Any, effect: Acts, dynamic: false,
+        doc: "Which replica a consumer is sent to: with Kafka's RackAwareReplicaSelector an in-sync one in its own rack, else the leader. Other classes have no effect." },
+    Setting { name: "replica.socket.receive.buffer.bytes", kind: Int, default: Some("65536"), valid: Any, effect: NotYet, dynamic: false,
+        doc: "The kernel's receive buffer of a follower's connection to its leader, in bytes; here it is the system's choice." },
+    Setting { name: "replica.socket.timeout.ms", kind: Int, default: Some("30000"), valid: Any, effect: NotYet, dynamic: false,
+        doc: "How long a follower of Kafka waits on its connection to the leader, in milliseconds." },
+    Setting { name: "unclean.leader.election.enable", kind: Boolean, default: Some("false"), valid: Any, effect: Acts, dynamic: true,
+        doc: "Default of the topics' `unclean.leader.election.enable`: whether a replica that is not in sync may lead when no other can, losing records." },
+];
