@@ -18,6 +18,7 @@ pub mod cluster;
 pub mod configs;
 pub mod create_partitions;
 pub mod create_topics;
+mod decided;
 pub mod delete_topics;
 mod duplicates;
 pub mod elect_leaders;
@@ -46,7 +47,7 @@ use ottla_protocol::api::ApiKey;
 use ottla_protocol::wire::{DecodeError, Reader, Request};
 
 pub use context::{ConnectionState, Entrance, RequestContext};
-pub(crate) use reply::Origin;
+pub(crate) use reply::{Origin, Overdue};
 pub use reply::{Output, Parked, Piece, Reply, ReplySlot, Resume, Wakeup};
 
 /// A handler's reply once its response is bytes.

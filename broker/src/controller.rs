@@ -52,6 +52,9 @@ const HAND_OVER_EVERY_MS: u64 = 1_000;
 /// Commands that may wait; more are told to try again.
 const WAITING_MAX: usize = 10_000;
 
+/// Of a command that may wait as long as any.
+const NO_DEADLINE: u64 = u64::MAX;
+
 type Reply = Box<dyn FnOnce(Answer) + Send>;
 /// Told of every new image.
 pub type OnImage = Box<dyn Fn(&Arc<Image>) + Send + Sync>;
@@ -89,6 +92,8 @@ impl fmt::Debug for Published {
 struct Waiting {
     command: Command,
     reply: Reply,
+    /// The tick from which on it is not decided any more.
+    deadline_ms: u64,
     /// The sweep before which it came.
     sweep: u64,
 }
@@ -248,41 +253,61 @@ impl Controller {
         }
         self.sessions.follow(self.leader_address().map(|address| address.node));
         let waiting = std::mem::take(&mut self.state().waiting);
-        for Waiting { command, reply, .. } in waiting {
-            self.submit(command, reply);
+        for Waiting { command, reply, deadline_ms, .. } in waiting {
+            self.submit_until(command, reply, deadline_ms);
         }
     }
 
     /// Asks for a decision, of this node or of the one that leads. `reply` is called once: when it is committed and applied here, or when
     /// there is none.
     pub fn submit(self: &Arc<Self>, command: Command, reply: impl FnOnce(Answer) + Send + 'static) {
-        if self.others.get().is_some() && !self.is_active() {
-            return self.forward(command, Box::new(reply));
-        }
-        self.decide_here(command, reply);
+        self.submit_until(command, Box::new(reply), NO_DEADLINE);
     }
 
-    /// Asks this node for a decision in another node's name; the answer comes with the version of the image that shows it.
+    /// As [`Self::submit`], but what is not decided within `limit` never will be. That is said when it is noticed, which may be later.
+    pub fn submit_within(
+        self: &Arc<Self>,
+        command: Command,
+        limit: Duration,
+        reply: impl FnOnce(Answer) + Send + 'static,
+    ) {
+        self.submit_until(command, Box::new(reply), self.deadline_ms(limit));
+    }
+
+    fn submit_until(self: &Arc<Self>, command: Command, reply: Reply, deadline_ms: u64) {
+        if self.others.get().is_some() && !self.is_active() {
+            return self.forward(command, reply, deadline_ms);
+        }
+        self.decide_here(command, reply, deadline_ms);
+    }
+
+    fn deadline_ms(&self, limit: Duration) -> u64 {
+        self.clock.tick_ms().saturating_add(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// Asks this node for a decision in another node's name, within `limit`; the answer comes with the version of the image that shows it.
     ///
     /// `Err`: this node does not lead.
     pub fn submit_here(
         self: &Arc<Self>,
         command: Command,
+        limit: Duration,
         reply: impl FnOnce(Result<(Answer, u64), ()>) + Send + 'static,
     ) {
         if !self.is_active() {
             return reply(Err(()));
         }
         let published = Arc::clone(&self.published);
-        self.decide_here(command, move |answer| {
+        let reply = move |answer: Answer| {
             let not_here =
                 matches!(&answer, Answer::Failed(failure) if failure.code == ErrorCode::NotController);
             let version = published.image.load().version;
             reply(if not_here { Err(()) } else { Ok((answer, version)) });
-        });
+        };
+        self.decide_here(command, Box::new(reply), self.deadline_ms(limit));
     }
 
-    fn decide_here(self: &Arc<Self>, command: Command, reply: impl FnOnce(Answer) + Send + 'static) {
+    fn decide_here(self: &Arc<Self>, command: Command, reply: Reply, deadline_ms: u64) {
         let mut state = self.state();
         let refused = match &state.stopped {
             Some(failure) => Some(failure.clone()),
@@ -295,7 +320,7 @@ impl Controller {
             return;
         }
         let sweep = state.sweep;
-        state.waiting.push_back(Waiting { command, reply: Box::new(reply), sweep });
+        state.waiting.push_back(Waiting { command, reply, deadline_ms, sweep });
         drop(state);
         self.decide_next();
         self.sweep_later();
@@ -323,8 +348,7 @@ impl Controller {
             let count = state.waiting.iter().take_while(|waiting| waiting.sweep < before).count();
             state.waiting.drain(..count).collect()
         };
-        let failure = Failure::new(ErrorCode::RequestTimedOut, "no controller decided in time");
-        late.into_iter().for_each(|waiting| (waiting.reply)(Answer::Failed(failure.clone())));
+        late.into_iter().for_each(|waiting| (waiting.reply)(not_in_time()));
         self.sweep_later();
     }
 
@@ -421,16 +445,23 @@ impl Controller {
     fn decide_next(self: &Arc<Self>) {
         let Some(log) = self.log.get() else { return };
         let status = log.status();
-        let (taken, term) = {
+        let tick_ms = self.clock.tick_ms();
+        let (late, taken, term) = {
             let mut state = self.state();
             // The image is whole once an entry of the own term has been applied.
             let term_began = state.term == Some(status.term) && status.leader == self.voter_id();
             if state.in_flight || !term_began || state.waiting.is_empty() {
                 return;
             }
-            state.in_flight = true;
-            (std::mem::take(&mut state.waiting), status.term)
+            let waiting = std::mem::take(&mut state.waiting).into_iter();
+            let (late, taken): (Vec<_>, Vec<_>) = waiting.partition(|waiting| waiting.deadline_ms <= tick_ms);
+            state.in_flight = !taken.is_empty();
+            (late, taken, status.term)
         };
+        late.into_iter().for_each(|waiting| (waiting.reply)(not_in_time()));
+        if taken.is_empty() {
+            return;
+        }
         let base = self.published.image.load_full();
         let mut image = Image::clone(&base);
         let (mut records, mut answers) = (Vec::<Record>::new(), Vec::new());
@@ -517,6 +548,10 @@ impl Controller {
         }
         self.decide_next();
     }
+}
+
+fn not_in_time() -> Answer {
+    Answer::Failed(Failure::new(ErrorCode::RequestTimedOut, "no controller decided in time"))
 }
 
 /// Record by record, for an entry may hold several steps of one partition.

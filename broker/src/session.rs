@@ -32,7 +32,7 @@ use ottla_protocol::types::NodeId;
 use ottla_protocol::wire::{DecodeError, Reader};
 
 use crate::api::{
-    self, Answer, ConnectionState, Origin, Output, Parked, Piece, RequestContext, Resume, Wakeup,
+    self, Answer, ConnectionState, Origin, Output, Overdue, Parked, Piece, RequestContext, Resume, Wakeup,
     api_versions,
 };
 use crate::node::Node;
@@ -88,11 +88,29 @@ impl Ending {
 /// A request whose answer has not gone to `outbound` yet.
 enum Slot {
     /// Somebody holds the `ReplySlot`.
-    Owed(Reply),
+    Owed(Reply, Option<Overdue>),
     Parked(ParkedSlot),
     Ready(Output),
     /// The client wants no answer.
     Silent,
+}
+
+impl Slot {
+    /// The tick at which it is answered, whatever has happened by then.
+    fn deadline_ms(&self) -> Option<u64> {
+        match self {
+            Self::Owed(_, overdue) => overdue.as_ref().map(|overdue| overdue.deadline_ms),
+            Self::Parked(slot) => Some(slot.parked.deadline_ms()),
+            Self::Ready(_) | Self::Silent => None,
+        }
+    }
+
+    /// It will not be answered: nobody need wake it any more.
+    fn forget(self) {
+        if let Self::Parked(ParkedSlot { wakeup: Some(wakeup), .. }) = self {
+            wakeup.finish();
+        }
+    }
 }
 
 struct ParkedSlot {
@@ -233,7 +251,7 @@ impl Session {
         self.tick_ms = node.clock.tick_ms();
         match mail {
             Mail::Completed { sequence, answer: Some(output), .. } => self.on_completed(sequence, output),
-            Mail::Completed { answer: None, .. } => self.end(node, Ending::GivenUp),
+            Mail::Completed { sequence, answer: None, .. } => self.on_given_up(node, sequence),
             Mail::Woken { sequence, .. } => self.resume(node, sequence, Resume::Woken),
             Mail::Readable { .. } => {}
         }
@@ -248,22 +266,24 @@ impl Session {
         self.pump(node);
     }
 
-    /// Deadlines: parked requests are answered with what there is, slow and idle connections end.
+    /// Deadlines: parked and overdue requests are answered with what there is, slow and idle connections end.
     pub fn on_tick(&mut self, node: &Arc<Node>) {
         self.tick_ms = node.clock.tick_ms();
         let tick_ms = self.tick_ms;
         for index in 0..self.slots.len() {
-            if let Some(Slot::Parked(slot)) = self.slots.get(index)
-                && slot.parked.deadline_ms() <= tick_ms
-            {
-                self.resume(node, RequestSequence(self.first + index as u64), Resume::TimedOut);
+            let sequence = RequestSequence(self.first + index as u64);
+            match self.slots.get(index).and_then(Slot::deadline_ms) {
+                Some(deadline_ms) if deadline_ms <= tick_ms => {}
+                _ => continue,
             }
+            self.answer_overdue(sequence);
+            self.resume(node, sequence, Resume::TimedOut);
         }
         self.pump(node);
         if let Some((deadline_ms, due)) = self.connection_deadline()
             && deadline_ms <= tick_ms
         {
-            self.slots.clear();
+            self.slots.drain(..).for_each(Slot::forget);
             self.held_bytes = 0;
             self.outbound = Outbound::default();
             self.ending = Some(due);
@@ -276,11 +296,8 @@ impl Session {
         if self.is_over().is_some() {
             return None;
         }
-        let parked = self.slots.iter().filter_map(|slot| match slot {
-            Slot::Parked(slot) => Some(slot.parked.deadline_ms()),
-            _ => None,
-        });
-        parked.chain(self.connection_deadline().map(|(deadline_ms, _)| deadline_ms)).min()
+        let slots = self.slots.iter().filter_map(Slot::deadline_ms);
+        slots.chain(self.connection_deadline().map(|(deadline_ms, _)| deadline_ms)).min()
     }
 
     /// When the connection itself is overdue, and for what.
@@ -405,7 +422,7 @@ impl Session {
         let dispatch = self.dispatch;
         let mut cx = self.context(node, sequence, reply, now_ms, tick_ms);
         let answer = dispatch(&mut cx, &mut body).map_err(malformed)?;
-        let wakeup = cx.wakeup.take();
+        let (wakeup, overdue) = (cx.wakeup.take(), cx.overdue.take());
         let slot = match answer {
             Answer::Now(output) => {
                 self.push_ready(reply.framed(output));
@@ -416,7 +433,7 @@ impl Session {
                 return Ok(());
             }
             Answer::Close(why) => return Err(Ending::Refused { api, why }),
-            Answer::Later => Slot::Owed(reply),
+            Answer::Later => Slot::Owed(reply, overdue),
             Answer::Park(parked) => Slot::Parked(ParkedSlot { parked, wakeup, reply }),
         };
         if api.api().barrier {
@@ -450,6 +467,7 @@ impl Session {
             tick_ms,
             origin,
             wakeup: None,
+            overdue: None,
             deferred: false,
         }
     }
@@ -461,10 +479,24 @@ impl Session {
     }
 
     fn on_completed(&mut self, sequence: RequestSequence, output: Output) {
-        // A connection that was given up has no slots any more.
-        let Some(slot) = self.slot(sequence) else { return };
-        let Slot::Owed(reply) = *slot else { panic!("a request is answered once") };
+        // Others have no slot any more, for their connection has ended, or were answered when their time was over.
+        let Some(Slot::Owed(reply, _)) = self.slot(sequence) else { return };
+        let reply = *reply;
+        self.answer_owed(sequence, reply, output);
+    }
+
+    /// Nobody answered in the time that the request gave: it is told so.
+    fn answer_overdue(&mut self, sequence: RequestSequence) {
+        let Some(Slot::Owed(reply, overdue)) = self.slot(sequence) else { return };
+        let reply = *reply;
+        if let Some(overdue) = overdue.take() {
+            self.answer_owed(sequence, reply, (overdue.answer)());
+        }
+    }
+
+    fn answer_owed(&mut self, sequence: RequestSequence, reply: Reply, output: Output) {
         let framed = reply.framed(output);
+        let slot = self.slot(sequence).expect("the caller has seen it");
         if is_on(Bug::AnswerWhenReady) {
             *slot = Slot::Silent;
             self.outbound.push(framed);
@@ -474,6 +506,21 @@ impl Session {
         *slot = Slot::Ready(framed);
         self.held_bytes += len;
         self.lift_barrier(sequence);
+    }
+
+    /// An answer will never come: the connection ends at that request. Replies leave in order, so those before it still do, and none after it.
+    fn on_given_up(&mut self, node: &Arc<Node>, sequence: RequestSequence) {
+        if !matches!(self.slot(sequence), Some(Slot::Owed(..))) {
+            return;
+        }
+        let index = usize::try_from(sequence.0 - self.first).expect("an index of `slots`");
+        for slot in self.slots.drain(index..) {
+            if let Slot::Ready(output) = &slot {
+                self.held_bytes -= output.len();
+            }
+            slot.forget();
+        }
+        self.end(node, Ending::GivenUp);
     }
 
     fn resume(&mut self, node: &Arc<Node>, sequence: RequestSequence, why: Resume) {
@@ -545,18 +592,11 @@ impl Session {
         if self.ending.is_some() {
             return;
         }
-        let given_up = matches!(why, Ending::GivenUp);
         self.ending = Some(why);
         self.tick_ms = node.clock.tick_ms();
         self.ending_since_ms = self.tick_ms;
         self.inbound = Inbound::default();
         self.charge();
-        if given_up {
-            // Replies leave in order, and one will never come.
-            self.slots.clear();
-            self.held_bytes = 0;
-            return;
-        }
         for index in 0..self.slots.len() {
             self.resume(node, RequestSequence(self.first + index as u64), Resume::TimedOut);
         }
@@ -573,10 +613,6 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.limits.memory.changed(self.state.id, self.charged_bytes, 0);
-        for slot in &self.slots {
-            if let Slot::Parked(ParkedSlot { wakeup: Some(wakeup), .. }) = slot {
-                wakeup.finish();
-            }
-        }
+        self.slots.drain(..).for_each(Slot::forget);
     }
 }

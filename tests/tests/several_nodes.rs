@@ -1,13 +1,17 @@
 //! What clients and tools see of a cluster of three nodes: reassignments, elections, nodes that are gone, the quorum, reads from the
 //! nearest replica.
 
+use std::time::{Duration, Instant};
+
 use ottla_protocol::error::ErrorCode;
 use ottla_protocol::messages::alter_partition_reassignments_request::{
     ReassignablePartition, ReassignableTopic,
 };
+use ottla_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use ottla_protocol::messages::create_topics_request::{
     CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig,
 };
+use ottla_protocol::messages::delete_topics_request::DeleteTopicState;
 use ottla_protocol::messages::describe_quorum_request::{PartitionData, TopicData};
 use ottla_protocol::messages::describe_quorum_response::PartitionData as Quorum;
 use ottla_protocol::messages::elect_leaders_request::TopicPartitions;
@@ -15,6 +19,7 @@ use ottla_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use ottla_protocol::messages::fetch_response::{FetchResponse, PartitionData as Fetched};
 use ottla_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use ottla_protocol::messages::produce_response::ProduceResponse;
+use ottla_protocol::messages::update_features_request::FeatureUpdateKey;
 use ottla_protocol::messages::*;
 use ottla_protocol::record::{BatchBuilder, BatchOptions};
 use ottla_tests::cluster::Cluster;
@@ -267,8 +272,8 @@ fn a_throttle_slows_the_copying_and_its_removal_ends_that() {
     assert_eq!(reassign(&cluster, 1, Some(&[1, 3])), 0);
     // 2 MB at 100 kB a second would take twenty seconds.
     let list = ListPartitionReassignmentsRequest { timeout_ms: 10_000, topics: None };
-    let begun = std::time::Instant::now();
-    while begun.elapsed() < std::time::Duration::from_secs(2) {
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(2) {
         assert_eq!(cluster.connect(1).call(0, &list).topics.len(), 1, "it is under way");
     }
     let config = incremental_alter_configs_request::AlterableConfig {
@@ -283,9 +288,9 @@ fn a_throttle_slows_the_copying_and_its_removal_ends_that() {
     };
     let request = IncrementalAlterConfigsRequest { resources: vec![resource], validate_only: false };
     assert_eq!(cluster.connect(1).call(1, &request).responses[0].error_code, 0);
-    let freed = std::time::Instant::now();
+    let freed = Instant::now();
     eventually("it is complete", || cluster.connect(1).call(0, &list).topics.is_empty());
-    assert!(freed.elapsed() < std::time::Duration::from_secs(10), "{:?}", freed.elapsed());
+    assert!(freed.elapsed() < Duration::from_secs(10), "{:?}", freed.elapsed());
 }
 
 #[test]
@@ -438,6 +443,75 @@ fn the_quorum_is_described_while_its_leader_hangs() {
         let seen = quorum(&cluster, other);
         let ends = seen.current_voters.iter().map(|voter| voter.log_end_offset);
         ends.collect::<std::collections::BTreeSet<_>>().len() == 1
+    });
+}
+
+#[test]
+fn without_a_majority_admin_requests_are_answered_when_their_time_is_over() {
+    let cluster = Cluster::up(3, &[]);
+    create(&cluster, &[&[1, 2]], &[]);
+    let mut client = cluster.connect(1);
+    cluster.run(&["pause", "2", "3"]);
+    let timeout_ms = 500;
+    let timed_out = ErrorCode::RequestTimedOut.code();
+    let begun = Instant::now();
+
+    let topics = vec![CreatableTopic {
+        name: "new".into(),
+        num_partitions: 1,
+        replication_factor: 1,
+        ..Default::default()
+    }];
+    let made =
+        client.call(7, &CreateTopicsRequest { topics, timeout_ms, ..Default::default() }).topics.remove(0);
+    assert_eq!((&*made.name, made.error_code, made.num_partitions), ("new", timed_out, -1));
+
+    let topics = vec![DeleteTopicState { name: Some(TOPIC.into()), ..Default::default() }];
+    let gone =
+        client.call(6, &DeleteTopicsRequest { topics, timeout_ms, ..Default::default() }).responses.remove(0);
+    assert_eq!((gone.name.as_deref(), gone.error_code, gone.error_message), (Some(TOPIC), timed_out, None));
+
+    let topics = vec![CreatePartitionsTopic { name: TOPIC.into(), count: 9, ..Default::default() }];
+    let grown = client
+        .call(3, &CreatePartitionsRequest { topics, timeout_ms, ..Default::default() })
+        .results
+        .remove(0);
+    assert_eq!((&*grown.name, grown.error_code, grown.error_message), (TOPIC, timed_out, None));
+
+    let topic_partitions = Some(vec![TopicPartitions { topic: TOPIC.into(), partitions: vec![0] }]);
+    let elected = client.call(2, &ElectLeadersRequest { topic_partitions, timeout_ms, ..Default::default() });
+    let of_partition = elected.replica_election_results[0].partition_result[0].error_code;
+    assert_eq!((elected.error_code, of_partition), (timed_out, timed_out));
+
+    let partitions = vec![ReassignablePartition { partition_index: 0, replicas: Some(vec![2, 3]) }];
+    let topics = vec![ReassignableTopic { name: TOPIC.into(), partitions }];
+    let moved =
+        client.call(1, &AlterPartitionReassignmentsRequest { topics, timeout_ms, ..Default::default() });
+    assert_eq!((moved.error_code, moved.responses[0].partitions[0].error_code), (timed_out, timed_out));
+
+    let feature_updates = vec![FeatureUpdateKey {
+        feature: "metadata.version".into(),
+        max_version_level: 1,
+        upgrade_type: 1,
+        ..Default::default()
+    }];
+    let updated =
+        client.call(2, &UpdateFeaturesRequest { feature_updates, timeout_ms, ..Default::default() });
+    assert_eq!(updated.error_code, timed_out);
+
+    // Without the limit each of the six would have taken a quarter of a minute at the least.
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    cluster.run(&["resume", "2", "3"]);
+    eventually("there is a controller again", || {
+        let topics = vec![CreatableTopic {
+            name: "later".into(),
+            num_partitions: 1,
+            replication_factor: 1,
+            ..Default::default()
+        }];
+        let request = CreateTopicsRequest { topics, timeout_ms: 10_000, ..Default::default() };
+        [0, ErrorCode::TopicAlreadyExists.code()]
+            .contains(&cluster.connect(1).call(7, &request).topics[0].error_code)
     });
 }
 

@@ -7,9 +7,10 @@ use bytestring::ByteString;
 use ottla_machine::controller::image::{Broker, Image};
 use ottla_protocol::api::ApiKey;
 use ottla_protocol::types::NodeId;
+use ottla_protocol::wire::Message;
 
 use super::peers::Peer;
-use super::reply::{Origin, ReplySlot, Wakeup};
+use super::reply::{Origin, Output, Overdue, ReplySlot, Wakeup};
 use crate::node::Node;
 use crate::session::mailbox::ConnectionId;
 
@@ -88,6 +89,7 @@ pub struct RequestContext<'a> {
     pub tick_ms: u64,
     pub(crate) origin: Origin,
     pub(crate) wakeup: Option<Wakeup>,
+    pub(crate) overdue: Option<Overdue>,
     pub(crate) deferred: bool,
 }
 
@@ -97,6 +99,18 @@ impl RequestContext<'_> {
         assert!(!self.deferred, "a request is answered once");
         self.deferred = true;
         ReplySlot::new(self.origin.clone(), self.version)
+    }
+
+    /// As [`Self::defer`], but the client gets `overdue` if nobody has answered by that tick; an answer that comes later is dropped.
+    pub fn defer_until<R: Message>(
+        &mut self,
+        deadline_ms: u64,
+        overdue: impl FnOnce() -> R + Send + 'static,
+    ) -> ReplySlot<R> {
+        let version = self.version;
+        let answer = Box::new(move || Output::of(&overdue(), version));
+        self.overdue = Some(Overdue { deadline_ms, answer });
+        self.defer()
     }
 
     /// The handle that resumes this request once it is parked. The same one however often it is asked for.

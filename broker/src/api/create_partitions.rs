@@ -1,13 +1,13 @@
 //! CreatePartitions (key 37): a topic grows (KIP-195).
 
 use ottla_machine::controller::command::{Answer, Command, NewPartitions};
-use ottla_protocol::error::ErrorCode;
 use ottla_protocol::messages::CreatePartitionsRequest;
 use ottla_protocol::messages::create_partitions_response::{
     CreatePartitionsResponse, CreatePartitionsTopicResult,
 };
 use ottla_protocol::types::NodeId;
 
+use super::decided::{decided, said};
 use super::duplicates::answered_once;
 use super::{Reply, RequestContext};
 
@@ -30,35 +30,22 @@ pub fn handle(
             }),
         })
         .collect();
-    // As in Kafka, whoever gives no time gets no partition.
-    if request.timeout_ms <= 0 {
-        let timed_out = |name| CreatePartitionsTopicResult {
-            name,
-            error_code: ErrorCode::RequestTimedOut.code(),
-            error_message: None,
-        };
-        let results = answered_once(names.into_iter().map(|name| (name.clone(), timed_out(name))));
-        return Reply::Now(CreatePartitionsResponse { results, ..Default::default() });
-    }
-    let slot = cx.defer();
     let command = Command::CreatePartitions { topics, validate_only: request.validate_only };
-    cx.node.controller.submit(command, move |answer| {
+    decided(cx, request.timeout_ms, command, move |answer| {
         let answers = match answer {
             Answer::Topics(answers) => answers,
             Answer::Failed(failure) => vec![Err(failure); names.len()],
             other => panic!("CreatePartitions was answered with {other:?}"),
         };
-        let results = names.into_iter().zip(answers).map(|(name, answer)| {
+        let results = names.iter().cloned().zip(answers).map(|(name, answer)| {
             let failure = answer.err();
             let result = CreatePartitionsTopicResult {
                 name: name.clone(),
                 error_code: failure.as_ref().map_or(0, |failure| failure.code.code()),
-                error_message: failure.map(|failure| failure.message.into()),
+                error_message: failure.and_then(said),
             };
             (name, result)
         });
-        let results = answered_once(results);
-        slot.complete(&CreatePartitionsResponse { results, ..Default::default() });
-    });
-    Reply::Later
+        CreatePartitionsResponse { results: answered_once(results), ..Default::default() }
+    })
 }

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use bytestring::ByteString;
 use ottla_machine::controller::command::{Answer, Command, Failure, NewTopic, TopicAnswer};
 use ottla_machine::controller::image::Image;
-use ottla_protocol::error::ErrorCode;
 use ottla_protocol::messages::CreateTopicsRequest;
 use ottla_protocol::messages::create_topics_response::{
     CreatableTopicConfigs, CreatableTopicResult, CreateTopicsResponse,
 };
 use ottla_protocol::types::{NodeId, Uuid};
 
+use super::decided::decided;
 use super::duplicates::answered_once;
 use super::{Reply, RequestContext};
 use crate::config::describe;
@@ -19,13 +19,6 @@ use crate::node::Node;
 
 pub fn handle(cx: &mut RequestContext<'_>, request: CreateTopicsRequest) -> Reply<CreateTopicsResponse> {
     let names: Vec<ByteString> = request.topics.iter().map(|topic| topic.name.clone()).collect();
-    let timed_out = || Err(ErrorCode::RequestTimedOut.into());
-    // As in Kafka, whoever gives no time gets no topic.
-    if request.timeout_ms <= 0 {
-        let mut shown = Shown::new(cx.node);
-        let results = names.iter().map(|name| (name, result(&mut shown, name, &timed_out(), false)));
-        return Reply::Now(CreateTopicsResponse { topics: answered_once(results), ..Default::default() });
-    }
     let topics = request
         .topics
         .iter()
@@ -53,10 +46,10 @@ pub fn handle(cx: &mut RequestContext<'_>, request: CreateTopicsRequest) -> Repl
                 .collect(),
         })
         .collect();
-    let slot = cx.defer();
     let node = Arc::clone(cx.node);
     let validate_only = request.validate_only;
-    cx.node.controller.submit(Command::CreateTopics { topics, validate_only }, move |answer| {
+    let command = Command::CreateTopics { topics, validate_only };
+    decided(cx, request.timeout_ms, command, move |answer| {
         let mut shown = Shown::new(&node);
         let results: Vec<_> = match answer {
             Answer::Topics(answers) => names
@@ -70,9 +63,8 @@ pub fn handle(cx: &mut RequestContext<'_>, request: CreateTopicsRequest) -> Repl
                 .collect(),
             other => panic!("CreateTopics was answered with {other:?}"),
         };
-        slot.complete(&CreateTopicsResponse { topics: answered_once(results), ..Default::default() });
-    });
-    Reply::Later
+        CreateTopicsResponse { topics: answered_once(results), ..Default::default() }
+    })
 }
 
 /// The configurations of new topics as they are shown; those of topics that set nothing of their own are looked up once.

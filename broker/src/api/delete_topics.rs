@@ -7,6 +7,7 @@ use ottla_protocol::messages::DeleteTopicsRequest;
 use ottla_protocol::messages::delete_topics_response::{DeletableTopicResult, DeleteTopicsResponse};
 use ottla_protocol::types::Uuid;
 
+use super::decided::{decided, said};
 use super::duplicates::answered_once;
 use super::{Reply, RequestContext};
 
@@ -24,26 +25,14 @@ pub fn handle(cx: &mut RequestContext<'_>, request: DeleteTopicsRequest) -> Repl
             None => TopicRef::Id(*id),
         })
         .collect();
-    // As in Kafka, whoever gives no time deletes nothing.
-    if request.timeout_ms <= 0 {
-        let timed_out = |(name, topic_id): (Option<ByteString>, Uuid)| DeletableTopicResult {
-            name,
-            topic_id,
-            error_code: ErrorCode::RequestTimedOut.code(),
-            error_message: None,
-        };
-        let responses = answered_once(asked.into_iter().map(|topic| (topic.clone(), timed_out(topic))));
-        return Reply::Now(DeleteTopicsResponse { responses, ..Default::default() });
-    }
     let version = cx.version;
-    let slot = cx.defer();
-    cx.node.controller.submit(Command::DeleteTopics { topics }, move |answer| {
+    decided(cx, request.timeout_ms, Command::DeleteTopics { topics }, move |answer| {
         let answers = match answer {
             Answer::Topics(answers) => answers,
             Answer::Failed(failure) => vec![Err(failure); asked.len()],
             other => panic!("DeleteTopics was answered with {other:?}"),
         };
-        let responses = asked.into_iter().zip(answers).map(|(named, answer)| {
+        let responses = asked.iter().cloned().zip(answers).map(|(named, answer)| {
             let result = match answer {
                 Ok(gone) => DeletableTopicResult {
                     name: Some(ByteString::from(&*gone.name)),
@@ -54,15 +43,14 @@ pub fn handle(cx: &mut RequestContext<'_>, request: DeleteTopicsRequest) -> Repl
                     name: named.0.clone(),
                     topic_id: named.1,
                     error_code: code_for(failure.code, version).code(),
-                    error_message: Some(failure.message.into()),
+                    error_message: said(failure),
                 },
             };
             (named, result)
         });
         let responses = answered_once(responses);
-        slot.complete(&DeleteTopicsResponse { responses, ..Default::default() });
-    });
-    Reply::Later
+        DeleteTopicsResponse { responses, ..Default::default() }
+    })
 }
 
 /// Clients of before v3 know no TOPIC_DELETION_DISABLED.

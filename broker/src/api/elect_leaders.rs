@@ -11,6 +11,7 @@ use ottla_protocol::messages::elect_leaders_response::{
     ElectLeadersResponse, PartitionResult, ReplicaElectionResult,
 };
 
+use super::decided::decided;
 use super::{Reply, RequestContext};
 
 type Outcomes = BTreeMap<(String, i32), Result<(), Failure>>;
@@ -24,24 +25,18 @@ pub fn handle(cx: &mut RequestContext<'_>, request: ElectLeadersRequest) -> Repl
             return Reply::Now(refused(&request, &Failure::new(ErrorCode::InvalidRequest, message)));
         }
     };
-    // As in Kafka, whoever gives no time gets no election.
-    if request.timeout_ms <= 0 {
-        return Reply::Now(refused(&request, &ErrorCode::RequestTimedOut.into()));
-    }
-    let slot = cx.defer();
     let node = cx.node.clone();
     let command = Command::ElectLeaders { kind, partitions: named(&request) };
-    cx.node.controller.submit(command, move |answer| {
+    decided(cx, request.timeout_ms, command, move |answer| {
         let outcomes: Outcomes = match answer {
             Answer::Elections(elections) => {
                 elections.into_iter().map(|(topic, index, outcome)| ((topic, index), outcome)).collect()
             }
-            Answer::Failed(failure) => return slot.complete(&refused(&request, &failure)),
+            Answer::Failed(failure) => return refused(&request, &failure),
             other => panic!("ElectLeaders was answered with {other:?}"),
         };
-        slot.complete(&respond(&node.image.load(), &request, outcomes));
-    });
-    Reply::Later
+        respond(&node.image.load(), &request, outcomes)
+    })
 }
 
 /// Each partition once, however often it stands in the request: it is elected once, and answered as often as it was named.

@@ -164,8 +164,9 @@ pub fn command(
             return Reply::Now(failed(ErrorCode::UnsupportedVersion));
         }
     };
+    let limit = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
     let slot = cx.defer();
-    cx.node.controller.submit_here(command, move |outcome| {
+    cx.node.controller.submit_here(command, limit, move |outcome| {
         slot.complete(&match outcome {
             Ok((answer, version)) => ControllerCommandResponse {
                 error_code: 0,

@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use bytestring::ByteString;
 use ottla_machine::controller::command::{Answer, Command, Failure, Reassignment};
 use ottla_machine::controller::image::{PartitionState, Topic};
-use ottla_protocol::error::ErrorCode;
 use ottla_protocol::messages::alter_partition_reassignments_response::{
     AlterPartitionReassignmentsResponse, ReassignablePartitionResponse, ReassignableTopicResponse,
 };
@@ -16,16 +15,13 @@ use ottla_protocol::messages::list_partition_reassignments_response::{
 use ottla_protocol::messages::{AlterPartitionReassignmentsRequest, ListPartitionReassignmentsRequest};
 use ottla_protocol::types::NodeId;
 
+use super::decided::decided;
 use super::{Reply, RequestContext};
 
 pub fn alter(
     cx: &mut RequestContext<'_>,
     request: AlterPartitionReassignmentsRequest,
 ) -> Reply<AlterPartitionReassignmentsResponse> {
-    // As in Kafka, whoever gives no time gets nothing reassigned.
-    if request.timeout_ms <= 0 {
-        return Reply::Now(refused(&request, &ErrorCode::RequestTimedOut.into()));
-    }
     let changes = request
         .topics
         .iter()
@@ -40,25 +36,23 @@ pub fn alter(
             })
         })
         .collect();
-    let slot = cx.defer();
     // Before version 1 it always may.
     let may_change_factor = cx.version < 1 || request.allow_replication_factor_change;
     let command = Command::AlterReassignments { changes, may_change_factor };
-    cx.node.controller.submit(command, move |answer| {
+    decided(cx, request.timeout_ms, command, move |answer| {
         let mut outcomes = match answer {
             Answer::Reassigned(outcomes) => outcomes.into_iter(),
-            Answer::Failed(failure) => return slot.complete(&refused(&request, &failure)),
+            Answer::Failed(failure) => return refused(&request, &failure),
             other => panic!("AlterPartitionReassignments was answered with {other:?}"),
         };
         let mut next = || outcomes.next().expect("every partition has an outcome").err();
-        slot.complete(&AlterPartitionReassignmentsResponse {
+        AlterPartitionReassignmentsResponse {
             allow_replication_factor_change: request.allow_replication_factor_change,
             error_message: None,
             responses: by_partition(&request, &mut next),
             ..AlterPartitionReassignmentsResponse::default()
-        });
-    });
-    Reply::Later
+        }
+    })
 }
 
 fn refused(

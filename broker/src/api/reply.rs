@@ -201,6 +201,12 @@ impl<R> fmt::Debug for ReplySlot<R> {
     }
 }
 
+/// What a request is told whose answer did not come in time.
+pub(crate) struct Overdue {
+    pub(crate) deadline_ms: u64,
+    pub(crate) answer: Box<dyn FnOnce() -> Output + Send>,
+}
+
 /// A request that waits on its connection's worker, such as a fetch that found too little. It is dropped when its connection closes.
 pub trait Parked {
     /// The tick (see [`crate::clock::Clock::tick_ms`]) at which it is resumed with [`Resume::TimedOut`].

@@ -6,6 +6,7 @@ use ottla_protocol::error::ErrorCode;
 use ottla_protocol::messages::UpdateFeaturesRequest;
 use ottla_protocol::messages::update_features_response::{UpdatableFeatureResult, UpdateFeaturesResponse};
 
+use super::decided::decided;
 use super::{Reply, RequestContext};
 
 const UPGRADE: i8 = 1;
@@ -26,30 +27,29 @@ pub fn handle(cx: &mut RequestContext<'_>, request: UpdateFeaturesRequest) -> Re
         })
         .collect();
     let names: Vec<ByteString> = updates.into_iter().map(|update| update.feature).collect();
-    let slot = cx.defer();
     let command = Command::UpdateFeatures { changes, validate_only: request.validate_only };
-    cx.node.controller.submit(command, move |answer| {
-        slot.complete(&match answer {
-            Answer::Done => UpdateFeaturesResponse {
-                error_message: None,
-                results: names
-                    .into_iter()
-                    .map(|feature| UpdatableFeatureResult { feature, ..UpdatableFeatureResult::default() })
-                    .collect(),
-                ..UpdateFeaturesResponse::default()
-            },
-            Answer::Failed(failure) => UpdateFeaturesResponse {
-                error_code: failure.code.code(),
-                error_message: Some(match failure.code {
-                    ErrorCode::InvalidUpdateVersion => {
-                        format!("No feature was updated, because of this one: {}", failure.message).into()
-                    }
-                    _ => failure.message.into(),
-                }),
-                ..UpdateFeaturesResponse::default()
-            },
-            other => panic!("UpdateFeatures was answered with {other:?}"),
-        });
-    });
-    Reply::Later
+    // Kafka asks for no time here: who gives none has as much as it takes.
+    let timeout_ms = if request.timeout_ms > 0 { request.timeout_ms } else { i32::MAX };
+    decided(cx, timeout_ms, command, move |answer| match answer {
+        Answer::Done => UpdateFeaturesResponse {
+            error_message: None,
+            results: names
+                .iter()
+                .cloned()
+                .map(|feature| UpdatableFeatureResult { feature, ..UpdatableFeatureResult::default() })
+                .collect(),
+            ..UpdateFeaturesResponse::default()
+        },
+        Answer::Failed(failure) => UpdateFeaturesResponse {
+            error_code: failure.code.code(),
+            error_message: Some(match failure.code {
+                ErrorCode::InvalidUpdateVersion => {
+                    format!("No feature was updated, because of this one: {}", failure.message).into()
+                }
+                _ => failure.message.into(),
+            }),
+            ..UpdateFeaturesResponse::default()
+        },
+        other => panic!("UpdateFeatures was answered with {other:?}"),
+    })
 }

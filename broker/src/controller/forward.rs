@@ -13,7 +13,7 @@ use super::{Controller, Others, Reply};
 use crate::peers::Address;
 use crate::peers::links::Line;
 
-/// How long somebody is looked for who decides, and how long that may take.
+/// How long somebody is looked for who decides, and how long that may take, unless the client has less time.
 const LIMIT: Duration = Duration::from_secs(30);
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -34,22 +34,22 @@ impl Controller {
         Address::parse(std::str::from_utf8(identity).ok()?)
     }
 
-    pub(super) fn forward(self: &Arc<Self>, command: Command, reply: Reply) {
-        let deadline_ms = self.clock.tick_ms() + u64::try_from(LIMIT.as_millis()).unwrap_or(0);
-        self.attempt(command, reply, deadline_ms);
+    pub(super) fn forward(self: &Arc<Self>, command: Command, reply: Reply, deadline_ms: u64) {
+        self.attempt(command, reply, deadline_ms.min(self.deadline_ms(LIMIT)));
     }
 
     fn attempt(self: &Arc<Self>, command: Command, reply: Reply, deadline_ms: u64) {
         let Some(others) = self.others.get() else { return };
         if self.is_active() {
-            return self.decide_here(command, reply);
+            return self.decide_here(command, reply, deadline_ms);
         }
         let Some(address) = self.leader_address().filter(|address| address.node != others.identity.node)
         else {
             return self.again(others, command, reply, deadline_ms);
         };
+        let left_ms = deadline_ms.saturating_sub(self.clock.tick_ms());
         let request = ControllerCommandRequest {
-            timeout_ms: i32::try_from(LIMIT.as_millis()).unwrap_or(i32::MAX),
+            timeout_ms: i32::try_from(left_ms).unwrap_or(i32::MAX),
             command: encode_command(&command).into(),
         };
         let controller = Arc::clone(self);
@@ -81,7 +81,7 @@ impl Controller {
     fn again(self: &Arc<Self>, others: &Others, command: Command, reply: Reply, deadline_ms: u64) {
         if self.clock.tick_ms() >= deadline_ms {
             let message = "no controller was found in time";
-            return reply(Answer::Failed(Failure::new(ErrorCode::NotController, message)));
+            return reply(Answer::Failed(Failure::new(ErrorCode::RequestTimedOut, message)));
         }
         let controller = Arc::clone(self);
         others.links.after(PAUSE, move || controller.attempt(command, reply, deadline_ms));

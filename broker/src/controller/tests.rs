@@ -22,6 +22,7 @@ const AWAITED: Duration = Duration::from_secs(60);
 struct Rig {
     controller: Arc<Controller>,
     image: Arc<ArcSwap<Image>>,
+    clock: Clock,
 }
 
 impl Rig {
@@ -30,8 +31,8 @@ impl Rig {
         let rules = Box::new(Rules { config: Arc::new(Config::default()), node: NODE });
         let clock = Clock::manual(1_700_000_000_000);
         let image = Arc::clone(&published.image);
-        let controller = Controller::new(published, rules, clock, Arc::new(Entropy::seeded(7)));
-        Self { controller, image }
+        let controller = Controller::new(published, rules, clock.clone(), Arc::new(Entropy::seeded(7)));
+        Self { controller, image, clock }
     }
 
     /// `false` if the disk does not let it start.
@@ -181,6 +182,31 @@ fn a_metadata_log_that_died_answers_everybody() {
     disk.set_failing_syncs(false);
     assert_eq!(rig.create("once-more"), Err(ErrorCode::KafkaStorageError));
     rig.controller.stop();
+}
+
+#[test]
+fn what_was_not_decided_in_its_time_never_is() {
+    let rig = Rig::unattached();
+    let (to, from) = mpsc::channel();
+    rig.controller.submit(Command::FoundCluster { cluster_id: CLUSTER, features: Vec::new() }, |_| {});
+    rig.controller.submit(registration(), |_| {});
+    for (name, limit_ms) in [("late", 100), ("in-time", 101)] {
+        let to = to.clone();
+        rig.controller.submit_within(new_topic(name), Duration::from_millis(limit_ms), move |answer| {
+            to.send((name, answer)).expect("awaited");
+        });
+    }
+    rig.clock.advance_ms(100);
+    assert!(rig.attach(&MemoryDisk::new(), 1000), "starts");
+    let late = from.recv_timeout(AWAITED).expect("answered");
+    assert!(
+        matches!(&late, ("late", Answer::Failed(failure)) if failure.code == ErrorCode::RequestTimedOut),
+        "{late:?}"
+    );
+    let decided = from.recv_timeout(AWAITED).expect("answered");
+    assert!(matches!(decided, ("in-time", Answer::Topics(_))), "{decided:?}");
+    let image = rig.image.load();
+    assert!(image.topic_by_name("late").is_none() && image.topic_by_name("in-time").is_some());
 }
 
 #[test]

@@ -13,7 +13,9 @@ use ottla_protocol::wire::{DecodeError, Reader};
 
 use super::mailbox::{ConnectionId, Mail, Mailbox};
 use super::{Ending, Limits, RequestMemory, Session};
-use crate::api::{Answer, ConnectionState, Output, Parked, ReplySlot, RequestContext, Resume, Wakeup};
+use crate::api::{
+    Answer, ConnectionState, Output, Overdue, Parked, ReplySlot, RequestContext, Resume, Wakeup,
+};
 use crate::clock::Clock;
 use crate::node::Node;
 
@@ -25,6 +27,7 @@ const SILENT: i32 = 3_000;
 const DROP: i32 = 4_000;
 const CLOSE: i32 = 5_000;
 const LARGE: i32 = 6_000;
+const OVERDUE: i32 = 7_000;
 
 thread_local! {
     static OWED: RefCell<HashMap<i32, ReplySlot<()>>> = RefCell::default();
@@ -75,6 +78,13 @@ fn dispatch(cx: &mut RequestContext<'_>, _: &mut Reader) -> Result<Answer, Decod
         }
         CLOSE => Answer::Close("asked to"),
         LARGE => Answer::Now(Output::from(Bytes::from(vec![b'x'; 10_000]))),
+        OVERDUE => {
+            let answer = Box::new(|| Output::from(Bytes::from_static(b"overdue")));
+            cx.overdue = Some(Overdue { deadline_ms: cx.tick_ms + 300, answer });
+            let slot = cx.defer();
+            OWED.with_borrow_mut(|owed| owed.insert(id, slot));
+            Answer::Later
+        }
         other => panic!("no such behaviour: {other}"),
     })
 }
@@ -298,6 +308,72 @@ fn an_answer_that_was_given_up_closes_the_connection() {
     rig.request(DROP + 1);
     rig.deliver();
     assert!(matches!(rig.session.is_over(), Some(Ending::GivenUp)));
+}
+
+#[test]
+fn what_stands_before_an_answer_that_was_given_up_is_answered_and_nothing_after_it() {
+    let mut rig = Rig::new();
+    rig.request(LATER + 1);
+    rig.request(NOW + 2);
+    rig.request(PARK + 3);
+    rig.request(DROP + 4);
+    rig.request(NOW + 5);
+    rig.request(PARK + 6);
+    rig.deliver();
+    rig.request(NOW + 7);
+    assert_eq!(rig.ending(), "", "an answer is owed");
+    assert!(WAKEUPS.with_borrow(|wakeups| wakeups[&(PARK + 6)].is_done()));
+    rig.complete(LATER + 1);
+    assert_eq!(
+        rig.received(),
+        [(LATER + 1, "later".into()), (NOW + 2, "now".into()), (PARK + 3, "late".into())]
+    );
+    assert!(matches!(rig.session.is_over(), Some(Ending::GivenUp)));
+}
+
+#[test]
+fn an_answer_that_was_given_up_ends_a_half_closed_connection_too() {
+    let mut rig = Rig::new();
+    rig.request(LATER + 1);
+    rig.request(LATER + 2);
+    rig.session.on_end_of_bytes(&rig.node);
+    rig.complete(LATER + 1);
+    OWED.with_borrow_mut(|owed| owed.remove(&(LATER + 2)));
+    rig.deliver();
+    assert_eq!(rig.ids(), [LATER + 1]);
+    assert!(rig.session.is_over().is_some(), "nothing more will come");
+}
+
+#[test]
+fn an_answer_that_is_overdue_is_given_in_its_owners_stead() {
+    let mut rig = Rig::new();
+    rig.request(OVERDUE + 1);
+    rig.request(OVERDUE + 2);
+    rig.request(NOW + 3);
+    rig.complete(OVERDUE + 2);
+    assert_eq!(rig.session.next_deadline_ms(), Some(300));
+    rig.advance(299);
+    assert_eq!(rig.received(), []);
+    rig.advance(1);
+    assert_eq!(
+        rig.received(),
+        [(OVERDUE + 1, "overdue".into()), (OVERDUE + 2, "later".into()), (NOW + 3, "now".into())]
+    );
+    rig.request(OVERDUE + 4);
+    rig.request(LATER + 5);
+    rig.advance(300);
+    rig.complete(OVERDUE + 1);
+    assert_eq!(rig.ids(), [OVERDUE + 4]);
+    // What comes too late, behind an answer that is still awaited, or is given up then, changes nothing.
+    rig.request(OVERDUE + 6);
+    rig.request(OVERDUE + 7);
+    rig.advance(300);
+    rig.complete(OVERDUE + 6);
+    OWED.with_borrow_mut(|owed| owed.remove(&(OVERDUE + 7)));
+    rig.deliver();
+    rig.complete(LATER + 5);
+    assert_eq!(rig.ids(), [LATER + 5, OVERDUE + 6, OVERDUE + 7]);
+    assert!(rig.session.wants_bytes());
 }
 
 #[test]

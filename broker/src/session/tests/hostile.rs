@@ -17,7 +17,7 @@ fn variable(name: &str, usual: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
 }
 
-/// Damaged correlation ids ask for something too; not for an answer that is given up, which takes those before it along.
+/// Damaged correlation ids ask for something too; not for an answer that is given up, which ends the connection.
 fn dispatch_any(cx: &mut RequestContext<'_>, reader: &mut Reader) -> Result<Answer, DecodeError> {
     let id = cx.correlation_id;
     let is_owed = OWED.with_borrow(|owed| owed.contains_key(&id));
