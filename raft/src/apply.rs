@@ -13,14 +13,17 @@ use ottla_storage::{Disk, StorageError};
 use serde::{Deserialize, Serialize};
 
 use crate::StateMachine;
-use crate::log_store::once_there_is_room;
+use crate::log_store::Patience;
 use crate::types::{Done, LogId, Membership, SnapshotMeta, TypeConfig};
 
 const SNAPSHOT: Checkpoint = Checkpoint { kind: "metadata-snapshot", version: 1 };
 
 /// The state machine with openraft's own bookkeeping; clones share it.
 #[derive(Clone)]
-pub(crate) struct Applier(Arc<Mutex<State>>);
+pub(crate) struct Applier {
+    state: Arc<Mutex<State>>,
+    pub(crate) patience: Patience,
+}
 
 struct State {
     disk: Arc<dyn Disk>,
@@ -54,11 +57,12 @@ impl Applier {
             machine.restore(found.applied.map_or(0, |id| id.index), content).map_err(damaged)?;
             position = found;
         }
-        Ok(Self(Arc::new(Mutex::new(State { disk, path, machine, position, began_after }))))
+        let state = Arc::new(Mutex::new(State { disk, path, machine, position, began_after }));
+        Ok(Self { state, patience: Patience::default() })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -108,7 +112,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Applier {
     type SnapshotData = Vec<u8>;
 
     async fn build_snapshot(&mut self) -> Result<SnapshotOf<TypeConfig, Vec<u8>>, io::Error> {
-        once_there_is_room("a snapshot of the metadata", || self.state().build()).await
+        self.patience.once_there_is_room("a snapshot of the metadata", || self.state().build()).await
     }
 }
 
@@ -156,7 +160,8 @@ impl RaftStateMachine<TypeConfig> for Applier {
         _meta: &SnapshotMetaOf<TypeConfig>,
         snapshot: Vec<u8>,
     ) -> Result<(), io::Error> {
-        once_there_is_room("a snapshot of the metadata", || self.state().install(&snapshot)).await
+        let install = || self.state().install(&snapshot);
+        self.patience.once_there_is_room("a snapshot of the metadata", install).await
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf<TypeConfig, Vec<u8>>>, io::Error> {

@@ -19,6 +19,8 @@ mod dice;
 mod entry;
 #[cfg(test)]
 mod fault_tests;
+#[cfg(test)]
+mod full_disk_tests;
 mod log_store;
 mod members;
 mod message;
@@ -254,6 +256,7 @@ impl MetadataLog {
 
     /// Ends the log's thread; on the caller's runtime, its tasks, soon. What was proposed and not answered is answered with an error.
     pub fn stop(&self) {
+        self.store.patience.end();
         match self.running.lock().unwrap_or_else(PoisonError::into_inner).take() {
             None => {}
             Some(Running::Here) => {

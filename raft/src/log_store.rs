@@ -1,12 +1,14 @@
 //! openraft's log on `storage::Log`: one entry is one batch of one record at the offset of its index, so that Kafka's log tools read the
-//! file. Votes and the purged position lie in small files beside it.
+//! file. The vote and the purged position lie in small files beside it, which are overwritten in place: a full disk keeps no voter from
+//! voting, nor a leader from hearing that another one leads.
 //! Entries since the last purge are also held in memory: snapshots keep them few.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,14 +19,15 @@ use openraft::type_config::alias::{LogIdOf, VoteOf};
 use openraft::{LogState, OptionalSend, RaftLogReader};
 use ottla_protocol::types::Offset;
 use ottla_storage::checkpoint::Checkpoint;
+use ottla_storage::twin::Twin;
 use ottla_storage::{Disk, Log, Read, StorageError};
 use serde::de::DeserializeOwned;
 
 use crate::entry::{self, offset_of};
 use crate::types::{Entry, LogId, TypeConfig, Vote};
 
-const VOTE: Checkpoint = Checkpoint { kind: "raft-vote", version: 1 };
-const PURGED: Checkpoint = Checkpoint { kind: "raft-purged", version: 1 };
+const VOTE: Checkpoint = Checkpoint { kind: "raft-vote", version: 2 };
+const PURGED: Checkpoint = Checkpoint { kind: "raft-purged", version: 2 };
 /// Bytes of the log that are read at once when it is opened.
 const LOAD_BYTES: usize = 1 << 20;
 /// What is kept free behind each proposal: its own frame, and the blank and membership entries that openraft appends unasked.
@@ -34,15 +37,20 @@ const FULL_RETRY: Duration = Duration::from_millis(500);
 
 /// The log, shared by openraft's core and its readers.
 #[derive(Clone)]
-pub(crate) struct LogStore(Arc<Mutex<State>>);
+pub(crate) struct LogStore {
+    state: Arc<Mutex<State>>,
+    pub(crate) patience: Patience,
+}
 
 struct State {
-    disk: Arc<dyn Disk>,
-    dir: PathBuf,
     log: Log,
     entries: BTreeMap<u64, Entry>,
     vote: Option<Vote>,
+    vote_file: Twin,
     purged: Option<LogId>,
+    purged_file: Twin,
+    /// It was said that there is no space.
+    is_full: bool,
 }
 
 impl LogStore {
@@ -57,20 +65,16 @@ impl LogStore {
         // No vote is safe in a directory whose own name may vanish.
         let above = dir.parent().unwrap_or(Path::new(""));
         disk.sync_dir(above).map_err(|error| io("sync", above, error))?;
-        let mut state = State {
-            vote: read_json(&VOTE, &*disk, &dir.join("vote"))?,
-            purged: read_json(&PURGED, &*disk, &dir.join("purged"))?,
-            disk,
-            dir: dir.to_path_buf(),
-            log,
-            entries: BTreeMap::new(),
-        };
+        let (vote_file, vote) = open_json(VOTE, &disk, &dir.join("vote"))?;
+        let (purged_file, purged) = open_json(PURGED, &disk, &dir.join("purged"))?;
+        let mut state =
+            State { log, entries: BTreeMap::new(), vote, vote_file, purged, purged_file, is_full: false };
         state.load()?;
         if let Some(upto) = state.purged {
             // It may have been cut short after its note; openraft takes no log that ends before what it says was purged.
             state.drop_purged(upto)?;
         }
-        Ok(Self(Arc::new(Mutex::new(state))))
+        Ok(Self { state: Arc::new(Mutex::new(state)), patience: Patience::default() })
     }
 
     /// Nothing was ever written.
@@ -93,42 +97,84 @@ impl LogStore {
         self.state().log.reserve((entry_bytes + SLACK_BYTES) as u64, entry::now_ms())
     }
 
+    /// Whether another leader's entries of so many bytes find room, and with none, what a leader begins its term with. Says it in the
+    /// node's log when that changes. Blocks.
+    pub(crate) fn has_room_for(&self, entry_bytes: usize) -> bool {
+        let outcome = self.reserve(entry_bytes);
+        let mut state = self.state();
+        // Any other failure openraft finds for itself.
+        let is_full = matches!(outcome, Err(StorageError::Full { .. }));
+        match outcome {
+            Err(error) if is_full && !state.is_full => {
+                tracing::error!(
+                    "the metadata log takes nothing in, and this node calls no election: {error}"
+                );
+            }
+            _ if !is_full && state.is_full => tracing::info!("the metadata log has space again"),
+            _ => {}
+        }
+        state.is_full = is_full;
+        !is_full
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // A panic under the lock aborts the process in production; in a test the state is whole between statements.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Tries until the disk has room. openraft takes every error of its storage for the end, and a full disk is none: the log goes on once
-/// space returns. What waits meanwhile times out, with its outcome unknown.
-pub(crate) async fn once_there_is_room<T>(
-    what: &str,
-    mut attempt: impl FnMut() -> Result<T, StorageError>,
-) -> Result<T, io::Error> {
-    let mut told = false;
-    loop {
-        match attempt() {
-            Err(error @ StorageError::Full { .. }) => {
-                if !told {
-                    tracing::error!("{what} waits for space: {error}");
-                    told = true;
+/// Waiting for space, until there is some or the log is to stop. openraft takes every error of its storage for the end, and a full disk
+/// is none: the log goes on once space returns. What waits meanwhile times out, with its outcome unknown.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Patience(Arc<AtomicBool>);
+
+impl Patience {
+    /// Nothing is waited for any more.
+    pub(crate) fn end(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Tries until the disk has room.
+    pub(crate) async fn once_there_is_room<T>(
+        &self,
+        what: &str,
+        mut attempt: impl FnMut() -> Result<T, StorageError>,
+    ) -> Result<T, io::Error> {
+        let mut told = false;
+        loop {
+            match attempt() {
+                Err(error @ StorageError::Full { .. }) if !self.0.load(Ordering::Relaxed) => {
+                    if !told {
+                        tracing::error!("{what} waits for space: {error}");
+                        told = true;
+                    }
+                    TypeConfig::sleep(FULL_RETRY).await;
                 }
-                TypeConfig::sleep(FULL_RETRY).await;
+                outcome => {
+                    if told && outcome.is_ok() {
+                        tracing::info!("{what} has found space");
+                    }
+                    return outcome.map_err(io::Error::other);
+                }
             }
-            outcome => return outcome.map_err(io::Error::other),
         }
     }
 }
 
-fn read_json<T: DeserializeOwned>(
-    kind: &Checkpoint,
-    disk: &dyn Disk,
+fn open_json<T: DeserializeOwned>(
+    kind: Checkpoint,
+    disk: &Arc<dyn Disk>,
     path: &Path,
-) -> Result<Option<T>, StorageError> {
-    let Some((_, bytes)) = kind.read(disk, path)? else { return Ok(None) };
-    serde_json::from_slice(&bytes)
-        .map(Some)
-        .map_err(|error| StorageError::DamagedFile { path: path.to_path_buf(), reason: error.to_string() })
+) -> Result<(Twin, Option<T>), StorageError> {
+    let (file, bytes) = Twin::open(Arc::clone(disk), path, kind)?;
+    let value = bytes.map(|bytes| serde_json::from_slice(&bytes)).transpose();
+    let value = value
+        .map_err(|error| StorageError::DamagedFile { path: path.to_path_buf(), reason: error.to_string() })?;
+    Ok((file, value))
+}
+
+fn json(value: &impl serde::Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("log ids and votes are plain data")
 }
 
 impl State {
@@ -194,7 +240,7 @@ impl State {
 
     fn purge(&mut self, upto: LogId) -> Result<(), StorageError> {
         // First the note of what was purged, then the purge: a log that begins later than the note says would have a hole.
-        self.write_json(&PURGED, "purged", &upto)?;
+        self.purged_file.write(&json(&upto))?;
         self.purged = Some(upto);
         self.drop_purged(upto)
     }
@@ -205,16 +251,6 @@ impl State {
         }
         self.entries = self.entries.split_off(&(upto.index + 1));
         Ok(())
-    }
-
-    fn write_json(
-        &self,
-        kind: &Checkpoint,
-        name: &str,
-        value: &impl serde::Serialize,
-    ) -> Result<(), StorageError> {
-        let bytes = serde_json::to_vec(value).expect("log ids and votes are plain data");
-        kind.write(&*self.disk, &self.dir.join(name), &bytes)
     }
 }
 
@@ -261,13 +297,13 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &VoteOf<TypeConfig>) -> Result<(), io::Error> {
-        once_there_is_room("a vote", || {
+        let save = || {
             let mut state = self.state();
-            state.write_json(&VOTE, "vote", vote)?;
+            state.vote_file.write(&json(vote))?;
             state.vote = Some(*vote);
             Ok(())
-        })
-        .await
+        };
+        self.patience.once_there_is_room("a vote", save).await
     }
 
     async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> Result<(), io::Error>
@@ -277,7 +313,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     {
         // Written and synced before it returns: this thread has nothing else to do, and order is kept without further thought.
         let entries: Vec<Entry> = entries.into_iter().collect();
-        match once_there_is_room("the metadata log", || self.state().append(&entries)).await {
+        let append = || self.state().append(&entries);
+        match self.patience.once_there_is_room("the metadata log", append).await {
             Ok(()) => {
                 callback.io_completed(Ok(()));
                 Ok(())
@@ -291,10 +328,12 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn truncate_after(&mut self, last: Option<LogIdOf<TypeConfig>>) -> Result<(), io::Error> {
         let last = last.map(|id| id.index);
-        once_there_is_room("a truncation of the metadata log", || self.state().truncate_after(last)).await
+        let truncate = || self.state().truncate_after(last);
+        self.patience.once_there_is_room("a truncation of the metadata log", truncate).await
     }
 
     async fn purge(&mut self, upto: LogIdOf<TypeConfig>) -> Result<(), io::Error> {
-        once_there_is_room("a purge of the metadata log", || self.state().purge(upto)).await
+        let purge = || self.state().purge(upto);
+        self.patience.once_there_is_room("a purge of the metadata log", purge).await
     }
 }

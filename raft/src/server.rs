@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use openraft::raft::AppendEntriesResponse;
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse};
 use openraft::{Raft, Snapshot};
 
 use crate::MetadataLog;
@@ -15,6 +15,9 @@ use crate::types::{TypeConfig, Vote};
 pub enum PeerError {
     #[error("a request of another node is refused: {0}")]
     Refused(#[from] MessageError),
+    /// It is heard who leads, and nothing else of the request: it can be sent again.
+    #[error("there is no space for the entries of another node")]
+    Full,
     #[error("the metadata log has stopped: {0}")]
     Stopped(String),
 }
@@ -32,10 +35,24 @@ impl MetadataLog {
         let (kind, node) = (request.kind, request.node);
         Ok(match kind {
             Kind::Append => {
-                let answer = self.raft.append_entries(request.append()?).await.map_err(stopped)?;
+                let mut append = request.append()?;
+                // openraft's core would wait for space, and hear of nothing else meanwhile: not even that another node leads.
+                let is_full = !append.entries.is_empty() && !self.store.has_room_for(request.content.len());
+                if is_full {
+                    append = AppendEntriesRequest {
+                        vote: append.vote,
+                        prev_log_id: None,
+                        entries: Vec::new(),
+                        leader_commit: None,
+                    };
+                }
+                let answer = self.raft.append_entries(append).await.map_err(stopped)?;
                 // A refused one came from a leader that is none any more.
                 if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
                     self.heard.now();
+                    if is_full {
+                        return Err(PeerError::Full);
+                    }
                 }
                 message::write(kind, node, &answer, &[])
             }

@@ -99,7 +99,8 @@ impl Opened {
         let peers = peers.unwrap_or(alone);
         let config = config(snapshot_every, &peers)?;
         let store = LogStore::open(Arc::clone(&disk), &dir, log)?;
-        let applier = Applier::open(disk, &dir, machine, store.last_index())?;
+        let mut applier = Applier::open(disk, &dir, machine, store.last_index())?;
+        applier.patience = store.patience.clone();
         let member = |(id, identity)| (id, Member { identity });
         let founders = peers.founders.map(|founders| founders.into_iter().map(member).collect());
         let (heard, heartbeat) = (Heard::default(), peers.heartbeat);
@@ -110,7 +111,7 @@ impl Opened {
     pub(crate) async fn run(self) -> Result<Raft<TypeConfig, Applier>, RaftError> {
         let Self { voter, founders, config, links, store, heard, heartbeat, applier } = self;
         let fresh = store.is_fresh();
-        let raft = Raft::new(voter, config, links, store, applier).await.map_err(refused)?;
+        let raft = Raft::new(voter, config, links, store.clone(), applier).await.map_err(refused)?;
         if !fresh {
             let mut metrics = raft.metrics();
             // The first report says who the voters are; before it there are none.
@@ -127,7 +128,7 @@ impl Opened {
                 Err(error) => return Err(refused(error)),
             }
         }
-        tokio::spawn(ticking::keep(raft.clone(), heard, heartbeat));
+        tokio::spawn(ticking::keep(raft.clone(), heard, heartbeat, store));
         Ok(raft)
     }
 }

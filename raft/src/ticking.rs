@@ -1,6 +1,7 @@
 //! openraft's clock ticks some five times per heartbeat, for its timers: on three idle nodes that was most of what they did. Here it
 //! stands still while there is nothing to time: on a leader, whose heartbeats are sent from here, and on a voter that has heard of a
-//! leader a moment ago. It runs again long before an election would be due, so that elections are called when they always were.
+//! leader a moment ago. It runs again long before an election would be due, so that elections are called when they always were. And it
+//! stands still on a voter whose disk is full: it could vote, but as a leader it could not even begin its term.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,6 +11,7 @@ use openraft::{Raft, ServerState};
 use tokio::time::Instant;
 
 use crate::apply::Applier;
+use crate::log_store::LogStore;
 use crate::types::TypeConfig;
 
 /// When a leader was heard of last.
@@ -27,7 +29,12 @@ impl Heard {
 }
 
 /// Runs until the log stops. A leader is missed after two heartbeats, which must be less than the shortest election time-out.
-pub(crate) async fn keep(raft: Raft<TypeConfig, Applier>, heard: Heard, heartbeat: Duration) {
+pub(crate) async fn keep(
+    raft: Raft<TypeConfig, Applier>,
+    heard: Heard,
+    heartbeat: Duration,
+    store: LogStore,
+) {
     let mut news = raft.server_metrics();
     let mut next_beat = Instant::now();
     loop {
@@ -45,7 +52,9 @@ pub(crate) async fn keep(raft: Raft<TypeConfig, Applier>, heard: Heard, heartbea
             }
             ServerState::Follower | ServerState::Learner => {
                 let missed_at = heard.last().map(|last| last + 2 * heartbeat).filter(|at| *at > now);
-                (missed_at.is_none(), missed_at.unwrap_or(now + heartbeat))
+                let is_missed = missed_at.is_none();
+                let may_lead = state == ServerState::Learner || !is_missed || store.has_room_for(0);
+                (is_missed && may_lead, missed_at.unwrap_or(now + heartbeat))
             }
             _ => (true, now + heartbeat),
         };

@@ -22,10 +22,15 @@ pub struct Checkpoint {
 impl Checkpoint {
     /// Replaces the file. Durable when it returns. Blocks.
     pub fn write(&self, disk: &dyn Disk, path: &Path, payload: &[u8]) -> Result<(), StorageError> {
+        replace(disk, path, &self.encode(payload))
+    }
+
+    /// The form of a whole file.
+    pub(crate) fn encode(&self, payload: &[u8]) -> Vec<u8> {
         let crc = checksum(self.version, payload);
         let mut bytes = format!("ottla {} v{} crc32c={crc:08x}\n", self.kind, self.version).into_bytes();
         bytes.extend_from_slice(payload);
-        replace(disk, path, &bytes)
+        bytes
     }
 
     /// The payload and the version it was written in; `None` if there is no such file.
@@ -35,6 +40,11 @@ impl Checkpoint {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(StorageError::io("read", path, error)),
         };
+        self.decode(path, &bytes).map(Some)
+    }
+
+    /// The payload of a whole file, and the version it was written in. `path` is for errors.
+    pub(crate) fn decode(&self, path: &Path, bytes: &[u8]) -> Result<(u16, Vec<u8>), StorageError> {
         let damaged =
             |reason: &str| StorageError::DamagedFile { path: path.to_path_buf(), reason: reason.to_owned() };
         let line_end =
@@ -56,7 +66,7 @@ impl Checkpoint {
         if crc != Some(checksum(version, payload)) {
             return Err(damaged("its checksum does not match"));
         }
-        Ok(Some((version, payload.to_vec())))
+        Ok((version, payload.to_vec()))
     }
 }
 

@@ -7,7 +7,7 @@
 //!   (conformance) that both pass.
 //! - [`logdir`]: one log directory: lock, identity, how the last process stopped, journal, logs.
 //! - [`log`]: one partition's log: append, read, flush, truncate, trim; over [`segment`]s and their [`index`]es.
-//! - [`journal`], [`epochs`], [`checkpoint`], [`producers`]: the small facts.
+//! - [`journal`], [`epochs`], [`checkpoint`], [`twin`], [`producers`]: the small facts.
 //! - [`recovery`], [`retention`], [`compaction`]: opening after a crash, what may go, rewriting.
 
 pub mod checkpoint;
@@ -35,6 +35,7 @@ pub mod retention;
 mod segment;
 #[cfg(test)]
 mod tests;
+pub mod twin;
 mod verified;
 pub mod view;
 
