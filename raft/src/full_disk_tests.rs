@@ -93,6 +93,30 @@ async fn a_voter_without_space_votes_but_does_not_stand_for_election() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn leadership_does_not_go_to_a_voter_without_space() {
+    let mut cluster = Cluster::of_three(1000).await;
+    let mut expected = Vec::new();
+    cluster.commit_all("before", 5, &mut expected).await;
+    cluster.all_are_told(&expected).await;
+    let leader = cluster.leader().await;
+    let full = leader % 3 + 1;
+    fill(&cluster, full);
+    let term = cluster.log(leader).status().term;
+    cluster.log(leader).transfer_leadership(full);
+    // The leader has let go; who has space takes it.
+    let next = cluster
+        .until("another term", || {
+            let status = cluster.log(leader).status();
+            assert_ne!(cluster.log(full).status().leader, Some(full));
+            status.leader.filter(|_| status.term > term)
+        })
+        .await;
+    assert_ne!(next, full);
+    propose(cluster.log(next), "after", LONG).await.expect("two of three have space");
+    cluster.kill(full, Crash::Kill, 0);
+}
+
 /// The term of the vote that a restart would find.
 async fn stored_vote(disk: &MemoryDisk) -> u64 {
     let disk: Arc<dyn Disk> = Arc::new(disk.clone());

@@ -152,9 +152,12 @@ impl MetadataLog {
     /// less safe than any other election: who has fewer committed entries gets no majority, and a leader that lives after all loses its
     /// term.
     pub fn replace_leader(&self, gone: u64, after: Duration) {
-        let (raft, voter) = (self.raft.clone(), self.voter);
+        let (raft, voter, store) = (self.raft.clone(), self.voter, self.store.clone());
         self.handle.spawn(async move {
             tokio::time::sleep(after).await;
+            if !store.has_room_for(0) {
+                return;
+            }
             let vote = {
                 let metrics = raft.metrics();
                 let metrics = metrics.borrow_watched();

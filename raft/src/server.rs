@@ -16,7 +16,7 @@ pub enum PeerError {
     #[error("a request of another node is refused: {0}")]
     Refused(#[from] MessageError),
     /// It is heard who leads, and nothing else of the request: it can be sent again.
-    #[error("there is no space for the entries of another node")]
+    #[error("there is no space for what another node asks")]
     Full,
     #[error("the metadata log has stopped: {0}")]
     Stopped(String),
@@ -63,7 +63,12 @@ impl MetadataLog {
                 message::write(kind, node, &self.raft.pre_vote(request.vote()?).await.map_err(stopped)?, &[])
             }
             Kind::TransferLeader => {
-                let answer = self.raft.handle_transfer_leader(request.transfer()?).await.map_err(stopped)?;
+                let request = request.transfer()?;
+                if *request.to_node_id() == self.voter && !self.store.has_room_for(0) {
+                    // It would win, and could not begin its term. The others are asked too, and one of them may.
+                    return Err(PeerError::Full);
+                }
+                let answer = self.raft.handle_transfer_leader(request).await.map_err(stopped)?;
                 message::write(kind, node, &answer, &[])
             }
             Kind::Snapshot => {
