@@ -9,7 +9,7 @@
 //! - [`control`]: what the machine itself takes; [`processes`]: what a broker's processes take
 //! - [`latency`], [`timeline`], [`figures`], [`clock`]: how it is counted and told
 //!
-//! Inside a run: `event_loop` is one thread of it, which owns `writer`s and `reader`s, each on a `link`, a socket that never waits;
+//! Inside a run: `hire` opens the connections; `event_loop` is one thread, which owns `writer`s and `reader`s, each on a `link`, a socket that never waits;
 //! `journeys` joins what was written with what was read; `tally` counts.
 
 pub mod admin;
@@ -24,6 +24,7 @@ pub mod fetch_frame;
 pub mod figures;
 pub mod first_record;
 pub mod gap;
+mod hire;
 mod journeys;
 pub mod latency;
 mod link;
