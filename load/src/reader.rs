@@ -71,11 +71,11 @@ impl Follower {
                 None => failed = Some("an answer that can't be read".to_owned()),
             }
         });
-        if let Some(failed) = failed {
-            tally.failed(Stream::EndToEnd, failed, 1);
-        }
         if let Err(error) = outcome {
             self.end(&why(&error), tally);
+        } else if let Some(failed) = failed {
+            // Asked again at once, a broker that refuses would be asked some ten thousand times a second.
+            self.end(&failed, tally);
         } else if answered {
             self.ask(tally);
         }

@@ -149,6 +149,15 @@ fn entries(dir: &Path) -> Vec<String> {
 }
 
 #[test]
+fn a_leader_that_is_killed_under_load_is_followed_by_another() {
+    let run = &measured(&["failover", "--rounds", "1"])["runs"][0];
+    let longest = run["longest_ms"].as_array().expect("one for each round");
+    assert_eq!(longest.len(), 1, "{run}");
+    assert!(number(&longest[0]) > 0.0 && number(&run["acknowledged"]) > 0.0, "{run}");
+    assert_eq!(run["durability"]["acknowledged_from"], "disk", "{run}");
+}
+
+#[test]
 fn interrupted_it_ends_what_it_started() {
     let dir = tempfile::tempdir().expect("a directory");
     let words = ["bench", "produce", "--duration", "1h", "--dir"];

@@ -21,7 +21,7 @@ use super::{Arguments, From, Kind, interrupt, table};
 
 /// How long a new topic may take until it is served.
 const NEW_TOPIC_LIMIT: Duration = Duration::from_secs(60);
-/// The broker's processes are looked at so often.
+/// Whether the run goes on is looked at so often.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// One follower's request brings at most so much.
 const FOLLOW_BYTES: i32 = 4 << 20;

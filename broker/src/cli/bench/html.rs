@@ -85,8 +85,8 @@ fn of_comparison(comparison: &Comparison) -> String {
             figure.figure.clone(),
             value(&figure.ours),
             value(&figure.theirs),
-            table::digits(figure.ratio),
-            format!("{} .. {}", table::digits(figure.ratio_least), table::digits(figure.ratio_most)),
+            table::ratio(figure.ratio),
+            format!("{} .. {}", table::ratio(figure.ratio_least), table::ratio(figure.ratio_most)),
             figure.verdict().to_owned(),
         ]
     });

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::time::{Duration, Instant};
 
 use ottla_load::control::{self, Pace};
 use ottla_load::figures::{Figures, Outcome, to_f64};
@@ -16,6 +17,8 @@ use super::target::Target;
 
 const RESOURCE_TOPIC: i8 = 2;
 const FLUSH_MESSAGES: &str = "flush.messages";
+/// How often a broker's memory is asked for.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 const MIB: f64 = 1_048_576.0;
 
 /// One kind, measured on one broker.
@@ -230,12 +233,14 @@ pub(super) struct Watcher {
     before: Option<Usage>,
     generator_before: f64,
     peak: u64,
+    looked: Instant,
 }
 
 impl Watcher {
     pub(super) fn begin(target: &Target) -> Self {
         let processes = target.processes();
-        let mut watcher = Self { processes, before: None, generator_before: 0.0, peak: 0 };
+        let mut watcher =
+            Self { processes, before: None, generator_before: 0.0, peak: 0, looked: Instant::now() };
         watcher.count_from_now();
         watcher
     }
@@ -247,9 +252,12 @@ impl Watcher {
         self.peak = 0;
     }
 
+    /// Asks for the memory, if the last time is long enough ago: whoever asks disturbs.
     pub(super) fn look(&mut self) {
-        if let Some(usage) = self.processes.as_ref().and_then(Processes::usage) {
-            self.peak = self.peak.max(usage.rss_anon_bytes);
+        if self.looked.elapsed() >= LOOK_EVERY {
+            self.looked = Instant::now();
+            let bytes = self.processes.as_ref().and_then(Processes::rss_anon_bytes);
+            self.peak = self.peak.max(bytes.unwrap_or(0));
         }
     }
 
@@ -271,10 +279,7 @@ fn own_cpu_seconds() -> f64 {
 
 /// The control that stands beside every figure.
 pub(super) fn ping_pong() -> anyhow::Result<Summary> {
-    Ok(control::ping_pong(Pace {
-        pings_per_second: 1_000.0,
-        duration: std::time::Duration::from_millis(500),
-    })?)
+    Ok(control::ping_pong(Pace { pings_per_second: 1_000.0, duration: Duration::from_millis(500) })?)
 }
 
 pub(super) fn median(samples: &[f64]) -> f64 {

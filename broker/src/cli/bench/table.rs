@@ -130,8 +130,8 @@ pub(super) fn of_comparison(comparison: &Comparison) -> String {
             format!("{}{unit}", figure.figure),
             value(median(&figure.ours)),
             value(median(&figure.theirs)),
-            digits(figure.ratio),
-            format!("{} .. {}", digits(figure.ratio_least), digits(figure.ratio_most)),
+            ratio(figure.ratio),
+            format!("{} .. {}", ratio(figure.ratio_least), ratio(figure.ratio_most)),
             figure.verdict().to_owned(),
         ]);
     }
@@ -214,6 +214,11 @@ pub(super) fn digits(value: f64) -> String {
     }
 }
 
+/// A ratio: around one the third digit behind the point tells which is more.
+pub(super) fn ratio(value: f64) -> String {
+    if value.abs() < 10.0 { format!("{value:.3}") } else { digits(value) }
+}
+
 /// Whole, with commas; small ones with a digit behind the point.
 pub(super) fn number(value: f64) -> String {
     if !value.is_finite() {
@@ -244,6 +249,7 @@ mod tests {
         assert_eq!(written, ["0", "9.8", "100", "1,234,567", "-1,000"]);
         let written: Vec<String> = [0.0421, 1.0, 12.34, 5_678.9, f64::NAN].map(digits).to_vec();
         assert_eq!(written, ["0.042", "1.00", "12.3", "5,679", "-"]);
+        assert_eq!([0.9996, 1.0, 12.34].map(ratio), ["1.000", "1.000", "12.3"]);
         assert_eq!((us(1_500.0), milliseconds(12_000.0)), ("1.50 ms".to_owned(), "12.0 s".to_owned()));
     }
 
