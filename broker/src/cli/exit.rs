@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use ottla_client::Error;
 use ottla_protocol::error::ErrorCode;
 
+use super::output::harmless;
+
 /// Shown under every `--help`.
 pub(super) const CODES: &str = "Exit codes: 0 done; 1 refused, failed, or a check found something; 2 wrong command line; 3 no broker \
                                 answered.";
@@ -29,7 +31,7 @@ pub(super) fn report(error: &anyhow::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if !error.is::<Said>() {
-        eprintln!("ottla: {error:#}");
+        eprintln!("ottla: {}", harmless(&format!("{error:#}")));
         if let Some(hint) = client.and_then(hint) {
             eprintln!("       {hint}");
         }

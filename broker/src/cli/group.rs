@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::connect::Connect;
 use super::exit::Said;
-use super::output::{Output, Tone, say};
+use super::output::{Output, Tone, harmless, say};
 use super::table::{Cell, Table};
 
 #[derive(Subcommand)]
@@ -126,7 +126,7 @@ fn remove(delete: &Delete) -> anyhow::Result<()> {
             Ok(()) => say(&format!("group {name} is forgotten"))?,
             Err(error) => {
                 if let Some(before) = last.replace(error) {
-                    eprintln!("ottla: {before}");
+                    eprintln!("ottla: {}", harmless(&before.to_string()));
                 }
             }
         }

@@ -1,5 +1,6 @@
 //! What commands print: text for people, JSON for programs, colour only where it is wanted.
 
+use std::ffi::OsString;
 use std::io::{self, IsTerminal as _, Write as _};
 
 use clap::{Args, ValueEnum};
@@ -70,12 +71,20 @@ impl Tone {
     }
 }
 
-/// A terminal, and nobody said `NO_COLOR` (no-color.org) or that the terminal is dumb.
 fn is_coloured() -> bool {
-    let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    io::stdout().is_terminal()
-        && !set("NO_COLOR")
-        && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+    takes_colour(io::stdout().is_terminal(), |name| std::env::var_os(name))
+}
+
+/// A terminal, and nobody said `NO_COLOR` (no-color.org) or that the terminal is dumb.
+fn takes_colour(terminal: bool, variable: impl Fn(&str) -> Option<OsString>) -> bool {
+    let refused = variable("NO_COLOR").is_some_and(|value| !value.is_empty());
+    terminal && !refused && variable("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// Text that may hold what came from outside, such as a broker's error message, in lines that a terminal does not act on.
+pub(super) fn harmless(text: &str) -> String {
+    let lines: Vec<String> = text.split('\n').map(|line| printable(line.as_bytes())).collect();
+    lines.join("\n")
 }
 
 /// What came from outside may hold anything; a terminal must not act on it.
@@ -100,7 +109,20 @@ mod tests {
     #[test]
     fn a_terminal_gets_nothing_to_act_on() {
         assert_eq!(printable("naïve — 日本".as_bytes()), "naïve — 日本");
+        assert_eq!(harmless("two\nlines\x1b"), "two\nlines\\u{1b}");
         assert_eq!(printable(b"\x1b[2Jx\ny\xff\0"), "\\u{1b}[2Jx\\ny\\xff\\u{0}");
+    }
+
+    #[test]
+    fn a_terminal_is_coloured_unless_somebody_minds() {
+        let with = |name: &'static str, value: &'static str| {
+            move |asked: &str| (asked == name).then(|| OsString::from(value))
+        };
+        assert!(takes_colour(true, with("TERM", "xterm")));
+        assert!(takes_colour(true, with("NO_COLOR", "")));
+        assert!(!takes_colour(true, with("NO_COLOR", "1")));
+        assert!(!takes_colour(true, with("TERM", "dumb")));
+        assert!(!takes_colour(false, with("TERM", "xterm")));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::connect::Connect;
 use super::consume::format::delimiter;
 use super::exit::Said;
 use super::interrupt;
-use super::output::{Output, say};
+use super::output::{Output, harmless, say};
 use super::progress::Progress;
 use super::units;
 use lines::{Lines, Next};
@@ -250,7 +250,7 @@ impl Writing<'_> {
         self.told += 1;
         if self.told <= TOLD_MAX {
             self.progress.clear();
-            eprintln!("ottla: {why}");
+            eprintln!("ottla: {}", harmless(why));
         }
     }
 

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use unicode_width::UnicodeWidthStr as _;
 
-use super::output::Tone;
+use super::output::{Tone, harmless};
 
 const GAP: &str = "  ";
 
@@ -27,13 +27,13 @@ pub(super) struct Cell {
 
 impl Cell {
     pub(super) fn new(text: impl ToString, tone: Tone) -> Self {
-        Self { text: text.to_string(), tone }
+        Self { text: harmless(&text.to_string()).replace('\n', "\\n"), tone }
     }
 }
 
 impl<T: ToString> From<T> for Cell {
     fn from(text: T) -> Self {
-        Self { text: text.to_string(), tone: Tone::Plain }
+        Self::new(text, Tone::Plain)
     }
 }
 
@@ -100,7 +100,12 @@ mod tests {
     fn columns_are_as_wide_as_their_widest_cell_and_no_line_ends_in_blanks() {
         let mut table = Table::new(&["TOPIC", ">RECORDS", "STATE"]);
         table.row(["日本".into(), 7.into(), "".into()]);
+        // Names come from outside.
+        table.row(["a\x1b[2J\nb".into(), 1.into(), "".into()]);
         table.row(["orders".into(), "1,234,567".into(), "ok".into()]);
-        assert_eq!(table.to_text(), "TOPIC     RECORDS  STATE\n日本            7\norders  1,234,567  ok\n");
+        assert_eq!(
+            table.to_text(),
+            "TOPIC            RECORDS  STATE\n日本                   7\na\\u{1b}[2J\\nb          1\norders         1,234,567  ok\n"
+        );
     }
 }

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::connect::Connect;
 use super::exit::Said;
-use super::output::{Output, say};
+use super::output::{Output, harmless, say};
 
 #[derive(Subcommand)]
 #[command(after_help = super::exit::CODES)]
@@ -215,7 +215,7 @@ fn remove(delete: &Delete) -> anyhow::Result<()> {
         for (name, error) in &answers {
             match error {
                 None => say(&format!("topic {name} is deleted"))?,
-                Some(error) => eprintln!("ottla: {error}"),
+                Some(error) => eprintln!("ottla: {}", harmless(error)),
             }
         }
     }

@@ -16,8 +16,7 @@ fn a_file_for_kafka_is_judged_line_by_line_without_a_node() {
     let said = alone(&["config", "check", file, "--json"]).json();
     assert_eq!((&said["refused"], &said["no_effect"]), (&json!(0), &json!(2)), "{said}");
     let text = alone(&["config", "check", file, "--quiet"]).good();
-    let shown: Vec<&str> = text.lines().filter_map(|line| line.split_whitespace().nth(1)).collect();
-    assert!(shown.contains(&"num.io.threads") && !shown.contains(&"node.id"), "{text}");
+    assert!(text.contains("num.io.threads") && !text.contains("node.id"), "{text}");
 
     std::fs::write(
         &path,

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::shell::{Shell, alone};
+use crate::shell::{Nobody, Shell, alone};
 
 fn results(findings: &Value, check: &str) -> Vec<Value> {
     let findings = findings.as_array().expect("a list");
@@ -41,10 +41,7 @@ fn a_node_that_is_well_answers_as_advertised() {
 #[test]
 fn an_address_that_leads_nowhere_or_to_another_is_found() {
     let other = Shell::open(&[]);
-    // A port where nobody listens: taken by us, without listening.
-    let held = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let nowhere = held.local_addr().expect("an address");
-    drop(held);
+    let nobody = Nobody::new();
     let advertised = format!("advertised.listeners=PLAINTEXT://127.0.0.1:{}", other.node.address().port());
     let misled = Shell::open(&[&advertised]);
     let found = findings(&misled);
@@ -53,7 +50,7 @@ fn an_address_that_leads_nowhere_or_to_another_is_found() {
     assert_eq!(text.code, Some(1), "{text:?}");
     assert!(text.out.contains("where cluster") && text.out.contains("advertised.listeners="), "{}", text.out);
 
-    let said = alone(&["doctor", "-b", &nowhere.to_string(), "--json"]);
+    let said = alone(&["doctor", "-b", &nobody.address(), "--json"]);
     assert_eq!(said.code, Some(1), "{said:?}");
     let found: Value = serde_json::from_str(&said.out).expect("JSON");
     assert_eq!(results(&found, "cluster"), [json!("problem")], "{found}");

@@ -1,6 +1,8 @@
 //! `ottla ...` as it would be typed, with the node's address behind it.
 
 use std::io::Write as _;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Output, Stdio};
 
 use ottla_tests::process::{Ottla, command};
@@ -94,4 +96,24 @@ pub(crate) fn bare() -> Command {
 /// A command without a node.
 pub(crate) fn alone(arguments: &[&str]) -> Said {
     Said::of(&bare().args(arguments).stdin(Stdio::null()).output().expect("ottla runs"))
+}
+
+/// An address where nobody listens, and nobody can as long as this lives.
+pub(crate) struct Nobody {
+    address: SocketAddr,
+    _held: OwnedFd,
+}
+
+impl Nobody {
+    pub(crate) fn new() -> Self {
+        use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket};
+        let held = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+        bind(&held, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let address = getsockname(&held).expect("an address").try_into().expect("an internet address");
+        Self { address, _held: held }
+    }
+
+    pub(crate) fn address(&self) -> String {
+        self.address.to_string()
+    }
 }

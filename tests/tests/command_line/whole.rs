@@ -4,19 +4,14 @@ use std::process::Stdio;
 
 use serde_json::Value;
 
-use crate::shell::{Shell, alone, bare};
-
-/// An address where nobody listens.
-fn nobody() -> String {
-    let held = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    held.local_addr().expect("an address").to_string()
-}
+use crate::shell::{Nobody, Shell, alone, bare};
 
 #[test]
 fn exit_codes_are_as_documented() {
     let help = alone(&["--help"]).good();
     assert!(help.contains("Exit codes: 0 done; 1 refused"), "{help}");
-    let nobody = nobody();
+    let held = Nobody::new();
+    let nobody = held.address();
     for command in [
         &["topic", "list"][..],
         &["produce", "t", "x"],
@@ -108,7 +103,8 @@ fn nothing_is_coloured_but_on_a_terminal_and_quorum_speaks_json() {
 #[test]
 fn the_address_is_taken_from_the_environment_and_from_several_the_first_that_answers() {
     let shell = Shell::open(&[]);
-    let servers = format!("{},{}", nobody(), shell.node.bootstrap());
+    let nobody = Nobody::new();
+    let servers = format!("{},{}", nobody.address(), shell.node.bootstrap());
     let said = bare().args(["topic", "list", "--json", "-b", &servers]).output().expect("ottla runs");
     assert!(said.status.success(), "{said:?}");
     let list: Value = serde_json::from_slice(&said.stdout).expect("JSON");

@@ -74,13 +74,13 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         });
         say(&answer.to_string())?;
     } else {
-        let mut table = Table::new(&[">LINE", "SETTING", "VALUE", "", "WHY"]);
+        let mut table = Table::new(&[">LINE", "RESULT", "SETTING", "VALUE", "WHY"]);
         for one in judged.iter().filter(|one| !arguments.quiet || one.outcome != Outcome::Honoured) {
             table.row([
                 one.line.into(),
+                Cell::new(one.outcome.word(), one.outcome.tone()),
                 one.name.clone().into(),
                 shown(one).into(),
-                Cell::new(one.outcome.word(), one.outcome.tone()),
                 one.why.clone().into(),
             ]);
         }
@@ -137,7 +137,7 @@ fn judge_alone(name: &str, value: &str) -> (Outcome, String) {
         Verdict::Acts(setting) => (Outcome::Honoured, of_default(setting, value)),
         Verdict::Default(_) => (Outcome::Honoured, "what is done anyway".to_owned()),
         Verdict::Unset(_) => (Outcome::NoEffect, "empty: as if it was not there".to_owned()),
-        Verdict::NotYet(setting) => (Outcome::NoEffect, not_yet(setting)),
+        Verdict::NotYet(_) => (Outcome::NoEffect, "not part of this version".to_owned()),
         Verdict::JvmOnly(_) => (Outcome::NoEffect, "concerns a Java virtual machine; there is none".to_owned()),
         // The name and the value stand beside it.
         Verdict::Invalid(message) => {
@@ -148,6 +148,9 @@ fn judge_alone(name: &str, value: &str) -> (Outcome, String) {
             Outcome::Refused,
             "this version has no TLS, authentication or authorisation, and must not look as if it had: remove it".to_owned(),
         ),
+        Verdict::Unknown { .. } if name.starts_with("zookeeper.") => {
+            (Outcome::Refused, "there is no ZooKeeper: the nodes keep the metadata themselves; remove it".to_owned())
+        }
         Verdict::Unknown { nearest } => {
             let near = nearest.map_or_else(
                 || "remove it, or correct its name".to_owned(),
@@ -163,13 +166,6 @@ fn of_default(setting: &Setting, value: &str) -> String {
         "the default here too".to_owned()
     } else {
         String::new()
-    }
-}
-
-fn not_yet(setting: &Setting) -> String {
-    match setting.default.filter(|default| !default.is_empty()) {
-        Some(default) => format!("not part of this version, which does as with {default}"),
-        None => "not part of this version".to_owned(),
     }
 }
 
@@ -213,17 +209,18 @@ mod tests {
     #[test]
     fn each_line_is_judged_as_the_start_would() {
         let text = "# a file\nnum.partitions=3\n\nnum.io.threads=9\nmetric.reporters=a.B\nlog.retention.hour=5\nnum.partitions=4\n\
-                    ssl.keystore.location=/k\nlog.retention.ms=soon\nbroker.rack=\n";
+                    ssl.keystore.location=/k\nlog.retention.ms=soon\nbroker.rack=\nzookeeper.connect=z:1\n";
         let found = outcomes(text);
         let expected = [
             (2, "no effect", "line 7 sets it again"),
-            (4, "no effect", "not part of this version, which does as with 8"),
+            (4, "no effect", "not part of this version"),
             (5, "no effect", "concerns a Java virtual machine; there is none"),
             (6, "refused", "there is no such setting: did you mean log.retention.hours?"),
             (7, "honoured", ""),
             (8, "refused", "this version has no TLS"),
             (9, "refused", "Not a number of type LONG"),
             (10, "no effect", "empty: as if it was not there"),
+            (11, "refused", "there is no ZooKeeper"),
         ];
         assert_eq!(found.len(), expected.len(), "{found:?}");
         for ((line, word, why), expected) in found.iter().zip(expected) {

@@ -4,7 +4,9 @@ use std::net::{IpAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
 
 use ottla_client::{Broker, Cluster, Connection, Metadata};
+use ottla_protocol::error::ErrorCode;
 use ottla_protocol::messages::describe_configs_request::{DescribeConfigsRequest, DescribeConfigsResource};
+use ottla_protocol::messages::describe_configs_response::DescribeConfigsResult;
 use ottla_protocol::messages::metadata_request::MetadataRequest;
 
 use super::Finding;
@@ -100,8 +102,18 @@ fn somebody_else(connection: &mut Connection, id: i32, metadata: &Metadata) -> O
     };
     let request = DescribeConfigsRequest { resources: vec![resource], ..Default::default() };
     let said = connection.call(1..=4, &request).ok()?;
-    let result = said.results.first()?;
-    let node = result.configs.iter().find(|config| config.name == "node.id")?.value.as_deref()?;
+    another_node(id, said.results.first()?)
+}
+
+/// Asked for the settings of node `id`, another node refuses, or names itself.
+fn another_node(id: i32, answer: &DescribeConfigsResult) -> Option<String> {
+    if answer.error_code == ErrorCode::InvalidRequest.code() {
+        return Some(format!(
+            "another node ({})",
+            answer.error_message.as_deref().unwrap_or("it is not this one")
+        ));
+    }
+    let node = answer.configs.iter().find(|config| config.name == "node.id")?.value.as_deref()?;
     (node != id.to_string()).then(|| format!("node {node}"))
 }
 
@@ -193,5 +205,49 @@ pub(super) fn judge_space(what: &'static str, place: &str, usable: i64, total: i
         Finding::warning(what, found, fix)
     } else {
         Finding::good(what, found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ottla_protocol::messages::describe_configs_response::DescribeConfigsResourceResult;
+
+    use super::*;
+    use crate::cli::doctor::Verdict;
+
+    #[test]
+    fn another_node_is_known_by_its_refusal_or_its_name() {
+        let named = |id: &str| DescribeConfigsResult {
+            configs: vec![DescribeConfigsResourceResult {
+                name: "node.id".into(),
+                value: Some(id.to_owned().into()),
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
+        assert_eq!(another_node(2, &named("2")), None);
+        assert_eq!(another_node(2, &named("3")).as_deref(), Some("node 3"));
+        let refusal = DescribeConfigsResult {
+            error_code: ErrorCode::InvalidRequest.code(),
+            error_message: Some("Unexpected broker id".into()),
+            ..Default::default()
+        };
+        assert_eq!(another_node(2, &refusal).as_deref(), Some("another node (Unexpected broker id)"));
+        // A broker that tells nothing of itself is not accused.
+        assert_eq!(another_node(2, &DescribeConfigsResult::default()), None);
+    }
+
+    #[test]
+    fn little_space_is_told_before_there_is_none() {
+        let gib = 1i64 << 30;
+        for (usable, total, expected) in [
+            (50 * gib, 100 * gib, Verdict::Good),
+            (3 * gib, 100 * gib, Verdict::Warning),
+            (gib, 2 * gib, Verdict::Warning),
+            (gib / 4, 2 * gib, Verdict::Problem),
+            (0, 0, Verdict::Problem),
+        ] {
+            assert_eq!(judge_space("space", "d", usable, total).verdict, expected, "{usable} of {total}");
+        }
     }
 }

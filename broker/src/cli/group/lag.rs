@@ -79,7 +79,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(say(&if arguments.output.is_json() {
         report.to_json().to_string()
     } else {
-        report.to_text(arguments.all)
+        report.to_text(arguments.all, PARTITIONS_SHOWN_MAX)
     })?)
 }
 
@@ -96,10 +96,11 @@ fn watch(arguments: &Arguments, cluster: &mut Cluster, watched: &mut Watched) ->
         } else if on_screen {
             let mut out = io::stdout().lock();
             // Home, then each line over the old one: clearing first would flicker.
-            write!(out, "\x1b[H{}\x1b[J", report.to_text(arguments.all).replace('\n', "\x1b[K\n"))?;
+            let text = report.to_text(arguments.all, rows_on_screen());
+            write!(out, "\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n"))?;
             out.flush()?;
         } else {
-            say(&format!("{}\n\n", report.to_text(arguments.all)))?;
+            say(&format!("{}\n\n", report.to_text(arguments.all, PARTITIONS_SHOWN_MAX)))?;
         }
         let until = Instant::now() + WATCH_EVERY;
         while Instant::now() < until {
@@ -229,7 +230,7 @@ impl Report<'_> {
         })
     }
 
-    fn to_text(&self, all: bool) -> String {
+    fn to_text(&self, all: bool, shown_max: usize) -> String {
         let mut text = head(&self.last.group);
         text.push('\n');
         if self.last.partitions.is_empty() {
@@ -243,7 +244,7 @@ impl Report<'_> {
         }
         // The worst first, as far as there is room.
         rows.sort_by_key(|(_, trend)| std::cmp::Reverse(trend.map_or(i64::MAX, |trend| trend.lag)));
-        let left_out = if all { 0 } else { rows.len().saturating_sub(PARTITIONS_SHOWN_MAX) };
+        let left_out = if all { 0 } else { rows.len().saturating_sub(shown_max) };
         rows.truncate(rows.len() - left_out);
         rows.sort_by_key(|(at, _)| *at);
         let mut table = Table::new(&[
@@ -322,6 +323,13 @@ impl Report<'_> {
             (_, Some(_), None) => Cell::new("never", Tone::Bad),
         }
     }
+}
+
+/// So many partitions leave room for the rest: what scrolls away can't be written over.
+fn rows_on_screen() -> usize {
+    const LINES_BESIDE: usize = 12;
+    let height = terminal_size::terminal_size().map_or(24, |(_, height)| usize::from(height.0));
+    height.saturating_sub(LINES_BESIDE).max(3)
 }
 
 fn shown(value: Option<f64>, show: fn(f64) -> String) -> String {
