@@ -222,9 +222,7 @@ impl Disk for MemoryDisk {
             return Err(io::Error::other("simulated: the device failed a sync"));
         }
         state.syncs += 1;
-        let dir = state.dir_mut(id);
-        dir.durable = dir.current.clone();
-        dir.pending.clear();
+        state.dir_mut(id).sync();
         Ok(())
     }
 

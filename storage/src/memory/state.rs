@@ -91,6 +91,17 @@ impl Dir {
         change.clone().apply(&mut self.current);
         self.pending.push(change);
     }
+
+    pub(super) fn sync(&mut self) {
+        for change in self.pending.drain(..) {
+            change.apply(&mut self.durable);
+        }
+        debug_assert_eq!(
+            self.current.len(),
+            self.durable.len(),
+            "pending changes lead from one to the other"
+        );
+    }
 }
 
 impl Inode {
@@ -123,9 +134,12 @@ impl Inode {
     }
 
     pub(super) fn set_len(&mut self, len: usize) {
+        self.allocated = len as u64;
+        if len == self.data.len() {
+            return;
+        }
         self.soil(len.min(self.data.len()), len.max(self.data.len()));
         self.data.resize(len, 0);
-        self.allocated = len as u64;
     }
 
     pub(super) fn sync(&mut self) {

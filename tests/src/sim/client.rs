@@ -49,8 +49,8 @@ pub struct Client {
     pub(super) conn: Option<u64>,
     pub(super) is_open: bool,
     leader: Option<usize>,
-    leader_epoch: i32,
-    asks_metadata: bool,
+    pub(super) leader_epoch: i32,
+    pub(super) asks_metadata: bool,
     next_id: i32,
     /// Requests on the way to the leader, in order; and to the guide.
     asked: VecDeque<(i32, Asked, u64)>,
@@ -68,6 +68,8 @@ pub(super) enum Role {
 
 pub struct Producer {
     pub index: usize,
+    /// Everything that it was told is there has a lower sequence.
+    acknowledged: i32,
     id: i64,
     epoch: i16,
     next_value: u64,
@@ -148,6 +150,7 @@ impl Client {
     pub fn producer(partition: i32, index: usize) -> Self {
         let producer = Producer {
             index,
+            acknowledged: 0,
             id: -1,
             epoch: -1,
             next_value: 0,
@@ -582,12 +585,19 @@ impl World {
         let Role::Producer(producer) = &mut self.clients[c].role else { return };
         let is_head = producer.pending.front().is_some_and(|batch| batch.sequence == sequence);
         match code {
+            // Of a batch that took too long, and that more than five have followed, brokers know only that it is not the next one; it was
+            // there before those (as librdkafka has it).
+            Some(ErrorCode::OutOfOrderSequenceNumber) if sequence < producer.acknowledged => {
+                self.on_produced(c, sequence, Some(ErrorCode::DuplicateSequenceNumber), -1);
+            }
             Some(ErrorCode::None | ErrorCode::DuplicateSequenceNumber) => {
                 let Some(at) = producer.pending.iter().position(|batch| batch.sequence == sequence) else {
                     return;
                 };
                 // One before it may have been told that it took too long, and is sent again.
                 let batch = producer.pending.remove(at).expect("found above");
+                let end = batch.sequence + i32::try_from(batch.count).expect("a small batch");
+                producer.acknowledged = producer.acknowledged.max(end);
                 let index = producer.index;
                 let settles = producer.settles;
                 if settles && !outstanding {

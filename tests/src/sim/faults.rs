@@ -63,7 +63,9 @@ impl World {
             Fault::Pause => {
                 let long = self.rng.random_range(0..3) == 0;
                 let for_us = if long { 2_000_000..15_000_000 } else { 20_000..1_500_000 };
-                self.nodes[n].paused_until_us = self.now_us + self.lasts(for_us);
+                let until_us = self.now_us + self.lasts(for_us);
+                // What is put off until then comes then, also if the faults are over before.
+                self.nodes[n].paused_until_us = until_us.min(self.plan.safety_ms * 1_000);
             }
             Fault::ClockJump => {
                 // Within what message.timestamp.after.max.ms forgives.
@@ -139,6 +141,7 @@ impl World {
                 self.part(c, says_so, back_us);
                 return true;
             }
+            Fault::Unregister => return self.unregister(n),
             Fault::BitFlip => return self.flip(n),
             Fault::Election => {
                 let before = self.stats.elections;
@@ -219,6 +222,21 @@ impl World {
     fn cut(&mut self, from: usize, to: usize, for_us: u64) {
         self.reach.lock().unwrap_or_else(PoisonError::into_inner).cut[from][to] = true;
         self.schedule(self.now_us + for_us, Event::Mend(Mend::Cut(from, to)));
+    }
+
+    /// Somebody takes a broker for lost, where everything else is whole: whoever forgets the last good replica loses it.
+    fn unregister(&mut self, n: usize) -> bool {
+        let asked = self.rng.random_range(0..self.nodes.len());
+        let Some(live) = self.nodes[asked].live.as_ref().filter(|live| live.serves) else { return false };
+        let image = live.node.image.load();
+        let mut states = image.topics.values().flat_map(|topic| topic.partitions.iter());
+        if states.any(|state| state.isr.len() < state.replicas.len()) || image.active_brokers().count() < 3 {
+            return false;
+        }
+        let id = NodeId(i32::try_from(n).expect("a small cluster") + 1);
+        live.node.controller.submit(Command::UnregisterBroker { id }, |_| {});
+        self.drain(asked);
+        true
     }
 
     fn reassign(&mut self, n: usize) {

@@ -69,6 +69,8 @@ enum Standing {
 #[derive(Clone, Copy, Debug)]
 struct Held {
     position: i64,
+    /// Of the leader from which it read last (KIP-320).
+    epoch: i32,
     committed: i64,
 }
 
@@ -285,27 +287,32 @@ impl World {
         }
         let (group, generation) = (member.group, member.generation);
         member.standing = Standing::In;
-        let found: Vec<(i32, i64)> = answer
+        let found: Vec<(i32, i64, i32)> = answer
             .topics
             .iter()
             .flat_map(|topic| &topic.partitions)
-            .map(|part| (part.partition_index, part.committed_offset))
+            .map(|part| (part.partition_index, part.committed_offset, part.committed_leader_epoch))
             .collect();
         let (now, session_us) = (self.now_us, self.plan.groups.session_us());
         let every = self.plan.groups.commit_us;
         let wait = self.rng.random_range(0..every);
         let member = self.member(c);
         (member.next_beat_us, member.next_commit_us) = (now + session_us / 3, now + wait);
-        for (partition, committed) in found {
+        for (partition, committed, epoch) in found {
             let seen = self.checks.commits.fetched(group, generation, partition, committed, asked_us);
             if let Err(violation) = seen {
                 return self.violation(violation.check, violation.what);
             }
             let position = committed.max(0);
             let member = self.member(c);
-            member.held.insert(partition, Held { position, committed: position });
+            member.held.insert(partition, Held { position, epoch, committed: position });
             let fetcher = member.fetchers[&partition];
-            if let Role::Consumer(consumer) = &mut self.clients[fetcher].role {
+            let client = &mut self.clients[fetcher];
+            if epoch > client.leader_epoch {
+                // Whom it knows as the leader may be one of before, who has less.
+                (client.leader_epoch, client.asks_metadata) = (epoch, true);
+            }
+            if let Role::Consumer(consumer) = &mut client.role {
                 consumer.begin(c, position);
             }
         }
@@ -313,10 +320,12 @@ impl World {
 
     /// A fetcher has read up to `next` what begins at `from`, for the member that it works for.
     pub(super) fn on_processed(&mut self, c: usize, partition: i32, from: i64, next: i64) {
+        let fetcher = self.member(c).fetchers[&partition];
+        let epoch = self.clients[fetcher].leader_epoch;
         let member = self.member(c);
         let group = member.group;
         if let Some(held) = member.held.get_mut(&partition) {
-            held.position = next;
+            (held.position, held.epoch) = (next, epoch);
             if let Err(violation) = self.checks.resumed.processed(group, partition, from, next) {
                 self.violation(violation.check, violation.what);
             }
@@ -348,10 +357,12 @@ impl World {
             return;
         }
         member.commits = true;
+        let epochs: BTreeMap<i32, i32> =
+            member.held.iter().map(|(partition, held)| (*partition, held.epoch)).collect();
         let partitions = news.iter().map(|(partition, offset)| OffsetCommitRequestPartition {
             partition_index: *partition,
             committed_offset: *offset,
-            committed_leader_epoch: -1,
+            committed_leader_epoch: epochs[partition],
             committed_metadata: None,
         });
         let topic = OffsetCommitRequestTopic {

@@ -64,6 +64,8 @@ pub enum Fault {
     Reset,
     /// A member leaves its group, or dies.
     Member,
+    /// A broker is declared gone for good, and registers anew.
+    Unregister,
     /// A bit flips on a disk while its node's process is not there.
     BitFlip,
 }
@@ -191,7 +193,7 @@ impl Plan {
             plan.settings.insert("group.initial.rebalance.delay.ms", delay_ms.to_string());
         }
         if seed / 8 % 2 == 1 {
-            plan.faults.push(Fault::BitFlip);
+            plan.faults.extend([Fault::BitFlip, Fault::Unregister]);
         }
         plan
     }
