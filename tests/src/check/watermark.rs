@@ -1,13 +1,16 @@
 //! A high watermark never goes back in the life of a process, nor past the end of its log.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+
+use ottla::partition::Partition;
 
 use super::{Look, Violation};
 
 const CHECK: &str = "the high watermark never goes back";
 
 #[derive(Debug, Default)]
-pub struct Watermark(BTreeMap<(usize, i32), (u64, i64)>);
+pub struct Watermark(BTreeMap<(usize, i32), (Weak<Partition>, i64)>);
 
 impl Watermark {
     /// Looks at a watermark.
@@ -26,9 +29,11 @@ impl Watermark {
             let what = format!("{}: it is {now}, and the log ends at {}", look.name(), view.end_offset());
             return Err(Violation::new(CHECK, what));
         }
-        let known = self.0.entry((look.node, look.partition.index)).or_insert((look.life, now.0));
-        if known.0 != look.life {
-            *known = (look.life, now.0);
+        // Another process, or another log: it moved away and back between two looks.
+        let own = Arc::downgrade(&look.partition);
+        let known = self.0.entry((look.node, look.partition.index)).or_insert((own.clone(), now.0));
+        if !known.0.ptr_eq(&own) {
+            *known = (own, now.0);
         }
         if now.0 < known.1 && !look.seen.is_damaged && !look.is_flipped {
             return Err(Violation::new(CHECK, format!("{}: it was {} and is {now}", look.name(), known.1)));
