@@ -21,6 +21,7 @@ use arc_swap::ArcSwap;
 use ottla_machine::controller::image::{Image, PartitionState};
 use ottla_machine::partition::leader::{IsrProposal, Mode, OwnLog, Replica};
 use ottla_machine::partition::producers::Producers;
+use ottla_machine::partition::turned_away::TurnedAway;
 use ottla_machine::sabotage::{Bug, is_on};
 use ottla_protocol::error::ErrorCode;
 use ottla_protocol::types::{BrokerEpoch, NodeId, Offset, TopicId};
@@ -120,6 +121,8 @@ pub(crate) struct State {
     is_failure_told: bool,
     /// Appends are refused with this code until that tick: see [`produce`].
     refusing: Option<(ErrorCode, u64)>,
+    /// Whose first batches were refused.
+    turned_away: TurnedAway,
     /// That there is no space is said again at this tick.
     say_full_at_ms: u64,
 }
@@ -158,6 +161,7 @@ impl Partition {
             offline: None,
             is_failure_told: false,
             refusing: None,
+            turned_away: TurnedAway::default(),
             say_full_at_ms: 0,
         };
         Arc::new(Self {
@@ -199,6 +203,7 @@ impl Partition {
                 if let Some(log) = &mut state.log {
                     log.assign_epoch(epoch);
                 }
+                state.turned_away.clear();
                 if is_on(Bug::ForgetProducersOnLeading) {
                     state.producers = Producers::default();
                 }

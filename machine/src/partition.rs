@@ -4,3 +4,4 @@ pub mod leader;
 pub mod producers;
 #[cfg(test)]
 mod tests;
+pub mod turned_away;

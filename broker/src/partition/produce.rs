@@ -177,6 +177,7 @@ impl Partition {
         log_append_time: i64,
         on_committed: Option<OnCommitted>,
     ) -> Result<Appended, Refused> {
+        let header = BatchHeader::read(bytes).map_err(|error| Refused::from(error.code()))?;
         let mut state = self.lock();
         self.ensure_open(&mut state)?;
         state.replica.check_leader(epoch)?;
@@ -184,20 +185,20 @@ impl Partition {
             && state.replica.state().isr.len() > 1
             && self.host.contact.is_lost(request.tick_ms)
         {
-            return Err(ErrorCode::NotLeaderOrFollower.into());
+            return Err(state.turn_away(&header, ErrorCode::NotLeaderOrFollower).into());
         }
         if let Some((code, until_ms)) = state.refusing
             && request.tick_ms < until_ms
             && (request.acks_all || code != ErrorCode::NotEnoughReplicas)
         {
-            return Err(code.into());
+            return Err(state.turn_away(&header, code).into());
         }
         if request.acks_all
             && let Err(code) = state.replica.check_in_sync(state.config.min_insync_replicas)
         {
-            return Err(state.refuse_for_now(code, request.tick_ms).into());
+            state.refuse_for_now(code, request.tick_ms);
+            return Err(state.turn_away(&header, code).into());
         }
-        let header = BatchHeader::read(bytes).map_err(|error| Refused::from(error.code()))?;
         let verdict = state.producers.check(&header);
         let log_start = state.log.as_ref().map_or(Offset::ZERO, |log| log.start_offset());
         let appended = match verdict {
@@ -216,16 +217,23 @@ impl Partition {
                     before.last_offset.plus(1)
                 },
             },
+            Verdict::Append
+                if !state.producers.knows(header.producer_id.0) && state.turned_away.is_ahead(&header) =>
+            {
+                return Err(ErrorCode::OutOfOrderSequenceNumber.into());
+            }
             Verdict::Append => {
                 let appended = state.append_stamped(bytes, &header, request);
                 match &appended {
                     Err(StorageError::Full { .. }) => {
                         state.refuse_for_now(ErrorCode::KafkaStorageError, request.tick_ms);
+                        state.turn_away(&header, ErrorCode::KafkaStorageError);
                     }
                     Err(StorageError::Offline { .. }) => self.tell_failure(&mut state),
                     _ => {}
                 }
                 let (base_offset, end) = appended?;
+                state.turned_away.forget(&header);
                 Appended { base_offset, log_append_time, log_start, end }
             }
         };
@@ -264,8 +272,15 @@ impl State {
     /// What refuses one batch refuses those that its producer has sent behind it, too. If one of them were judged by its sequence, now
     /// that there is room or that a replica is back, it would be out of order, and the producer would begin anew under another epoch:
     /// what it does not know to be appended may then be there twice.
-    fn refuse_for_now(&mut self, code: ErrorCode, tick_ms: u64) -> ErrorCode {
+    fn refuse_for_now(&mut self, code: ErrorCode, tick_ms: u64) {
         self.refusing = Some((code, tick_ms + REFUSING_MS));
+    }
+
+    /// Refuses a batch that may be taken when it comes again, and until then none of an unknown producer that comes behind it.
+    fn turn_away(&mut self, header: &BatchHeader, code: ErrorCode) -> ErrorCode {
+        if !self.producers.knows(header.producer_id.0) {
+            self.turned_away.note(header);
+        }
         code
     }
 

@@ -146,6 +146,21 @@ fn what_nobody_waits_for_is_flushed_behind_the_appends() {
 }
 
 #[test]
+fn a_new_producers_batches_wait_for_its_first_one_that_was_refused() {
+    let disk = MemoryDisk::new();
+    let partition = led_on(&disk, "t");
+    produce(&partition, 30_000, Box::new(|_| {}));
+    disk.set_capacity(Some(disk.used()));
+    assert_eq!(produce_at(&partition, 0, &numbered(0, 100)), Err(ErrorCode::KafkaStorageError));
+    disk.set_capacity(None);
+    // Of a request that was under way for long: the log does not know the producer, and would take any sequence.
+    let late = produce_at(&partition, 10_000, &numbered(100, 1));
+    assert_eq!(late, Err(ErrorCode::OutOfOrderSequenceNumber));
+    assert_eq!(produce_at(&partition, 10_000, &numbered(0, 100)), Ok(Offset(1)));
+    assert_eq!(produce_at(&partition, 10_000, &numbered(100, 1)), Ok(Offset(101)));
+}
+
+#[test]
 fn a_log_that_the_disk_failed_is_told_to_the_controller_once() {
     let disk = MemoryDisk::new();
     let partition = led_on(&disk, "t");

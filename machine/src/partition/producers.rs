@@ -125,6 +125,12 @@ impl Producers {
         self.0.iter().map(|(id, producer)| (*id, producer))
     }
 
+    /// Whether a producer has a batch here that is remembered.
+    #[must_use]
+    pub fn knows(&self, id: i64) -> bool {
+        self.0.contains_key(&id)
+    }
+
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
