@@ -40,7 +40,9 @@ def main():
     if len(names) > 1:  # at the same time: they wait more than they work
         more = [f"--bin={o.bin}"] + ["--keep"] * o.keep
         runs = [subprocess.Popen([sys.executable, __file__, "--only", name, *more]) for name in names]
-        sys.exit(max(run.wait() for run in runs))
+        # All are waited for; one that a signal ended has a negative code, and failed, too.
+        codes = [run.wait() for run in runs]
+        sys.exit(1 if any(codes) else 0)
     sys.exit(0 if passes(names[0], o.bin.resolve(), o.keep) else 1)
 
 
