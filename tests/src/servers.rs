@@ -1,12 +1,13 @@
 //! Several `ottla serve` processes that are a cluster, each with a directory and ports of its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Child, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rand::rngs::SmallRng;
@@ -251,12 +252,17 @@ fn signal(child: &Child, signal: Signal) {
     kill_process(pid, signal).expect("a running process");
 }
 
+/// Ports that tests of this process have been given: a node that is down has a claim to its own, too.
+static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+
 /// A port that nobody listens on, from below those that the system gives to outgoing connections: nobody takes it before its node does.
 fn free_port() -> u16 {
     let mut chance = SmallRng::from_os_rng();
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
     loop {
         let port = chance.random_range(12_000..32_000);
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+        if !given.contains(&port) && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            given.insert(port);
             return port;
         }
     }
