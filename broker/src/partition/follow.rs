@@ -130,9 +130,7 @@ impl Partition {
             }
             Err(error) => {
                 tracing::error!("{} follows its leader no longer: {error}", self.dir_name);
-                if state.log.as_ref().is_some_and(|log| log.failure().is_some()) {
-                    self.tell_failure(&mut state);
-                }
+                self.tell_failure(&mut state);
                 return Followed::Stopped;
             }
         };
