@@ -81,6 +81,12 @@ impl Founding {
         (!state.voters.is_empty()).then(|| state.voters.iter().map(member).collect())
     }
 
+    /// Whether this node founded its cluster: the first one in the list that all of them noted.
+    #[must_use]
+    pub fn is_first(&self) -> bool {
+        self.state().voters.first().is_some_and(|(_, directory)| *directory == self.identity.directory)
+    }
+
     /// A founder says which cluster this node belongs to. Written to the disk before it counts.
     ///
     /// # Errors

@@ -22,6 +22,7 @@ pub mod partition;
 pub mod partitions;
 pub mod parts;
 pub mod peers;
+pub mod refusals;
 pub mod replicators;
 pub mod session;
 pub mod start;

@@ -104,6 +104,7 @@ impl Node {
         use crate::controller::Published;
         use crate::in_sync::InSync;
         use crate::partition::Host;
+        use crate::refusals::Refusals;
         use ottla_protocol::types::Uuid;
         use std::path::Path;
 
@@ -124,6 +125,7 @@ impl Node {
             image: Arc::clone(&published.image),
             in_sync: Arc::new(InSync::default()),
             contact: Arc::default(),
+            refusals: Refusals::default(),
             is_settled: AtomicBool::new(true),
             lag_max_ms: 30_000,
             on_followed_flush: OnceLock::new(),

@@ -21,7 +21,6 @@ use arc_swap::ArcSwap;
 use ottla_machine::controller::image::{Image, PartitionState};
 use ottla_machine::partition::leader::{IsrProposal, Mode, OwnLog, Replica};
 use ottla_machine::partition::producers::Producers;
-use ottla_machine::partition::turned_away::TurnedAway;
 use ottla_machine::sabotage::{Bug, is_on};
 use ottla_protocol::error::ErrorCode;
 use ottla_protocol::types::{BrokerEpoch, NodeId, Offset, TopicId};
@@ -34,6 +33,7 @@ use crate::contact::Contact;
 use crate::flusher::Flusher;
 use crate::in_sync::InSync;
 use crate::overdue::Overdue;
+use crate::refusals::Refusals;
 
 pub use follow::{Followed, LeaderAnswer};
 pub use inspect::Inspection;
@@ -77,6 +77,8 @@ pub struct Host {
     /// Where changes of in-sync sets are asked for.
     pub in_sync: Arc<InSync>,
     pub contact: Arc<Contact>,
+    /// Whose first batches were refused.
+    pub refusals: Refusals,
     /// The image is as new as this node's registration, and what it says is no history any more.
     pub is_settled: AtomicBool,
     /// `replica.lag.time.max.ms`.
@@ -121,8 +123,6 @@ pub(crate) struct State {
     is_failure_told: bool,
     /// Appends are refused with this code until that tick: see [`produce`].
     refusing: Option<(ErrorCode, u64)>,
-    /// Whose first batches were refused.
-    turned_away: TurnedAway,
     /// That there is no space is said again at this tick.
     say_full_at_ms: u64,
 }
@@ -161,7 +161,6 @@ impl Partition {
             offline: None,
             is_failure_told: false,
             refusing: None,
-            turned_away: TurnedAway::default(),
             say_full_at_ms: 0,
         };
         Arc::new(Self {
@@ -203,7 +202,6 @@ impl Partition {
                 if let Some(log) = &mut state.log {
                     log.assign_epoch(epoch);
                 }
-                state.turned_away.clear();
                 if is_on(Bug::ForgetProducersOnLeading) {
                     state.producers = Producers::default();
                 }

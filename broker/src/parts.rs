@@ -32,6 +32,7 @@ use crate::partition::Host;
 use crate::partitions::Partitions;
 use crate::peers::links::Links;
 use crate::peers::{Address, Identity, raft_id};
+use crate::refusals::Refusals;
 use crate::replicators::{OnLeader, ReplicatorSettings, Replicators};
 use crate::throttle::Throttle;
 
@@ -65,6 +66,7 @@ impl Parts {
             image: Arc::clone(&published.image),
             in_sync: Arc::new(InSync::default()),
             contact: Arc::clone(&identity.contact),
+            refusals: Refusals::default(),
             is_settled: AtomicBool::new(false),
             lag_max_ms: u64::try_from(config.number("replica.lag.time.max.ms")).unwrap_or(0),
             on_followed_flush: OnceLock::new(),
@@ -207,6 +209,7 @@ pub fn voters(node: &Node, links: &Arc<Links>) -> Peers {
     Peers {
         heartbeat: QUORUM_HEARTBEAT,
         election: QUORUM_ELECTION,
+        is_first: node.founding.is_first(),
         ..Peers::new(Arc::new(QuorumTransport(Arc::clone(links))), node.founding.founders())
     }
 }

@@ -109,6 +109,8 @@ pub(crate) struct Cluster {
     pub wires: Arc<Wires>,
     pub nodes: BTreeMap<u64, Node>,
     pub snapshot_every: u64,
+    /// The founder that calls the first election.
+    pub first: Option<u64>,
 }
 
 impl Cluster {
@@ -127,6 +129,7 @@ impl Cluster {
         let log_options = LogOptions { segment_bytes: 4096, ..LogOptions::default() };
         let (log, _) = dir.open_log("__cluster_metadata-0", Uuid::ZERO, log_options).expect("opens");
         let founders = founders.map(|ids| ids.iter().map(|id| (*id, identity_of(*id))).collect());
+        let wires = Arc::new(End(id, Arc::clone(&self.wires)));
         let options = RaftOptions {
             voter: id,
             identity: identity_of(id),
@@ -134,7 +137,7 @@ impl Cluster {
             disk: shared,
             log,
             snapshot_every: self.snapshot_every,
-            peers: Some(Peers::new(Arc::new(End(id, Arc::clone(&self.wires))), founders)),
+            peers: Some(Peers { is_first: self.first == Some(id), ..Peers::new(wires, founders) }),
         };
         let told = Told::default();
         let log = Arc::new(MetadataLog::start_here(options, Box::new(told.clone())).await.expect("starts"));

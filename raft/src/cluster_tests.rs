@@ -178,6 +178,19 @@ async fn a_log_that_was_started_with_two_founders_too_few_waits() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn founders_need_not_wait_for_a_time_out_also_where_they_start_one_after_the_other() {
+    let mut cluster = Cluster { snapshot_every: 1000, first: Some(1), ..Cluster::default() };
+    let began = tokio::time::Instant::now();
+    cluster.start(1, MemoryDisk::new(), Some(&[1, 2, 3])).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    cluster.start(3, MemoryDisk::new(), Some(&[1, 2, 3])).await;
+    cluster.start(2, MemoryDisk::new(), Some(&[1, 2, 3])).await;
+    cluster.commit("the first").await;
+    assert!(began.elapsed() < Duration::from_millis(200), "{:?}", began.elapsed());
+    assert_eq!(cluster.leader().await, 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn requests_that_are_none_are_refused_and_harm_nothing() {
     let cluster = Cluster::of_three(1000).await;
     let mut expected = Vec::new();

@@ -42,6 +42,8 @@ pub struct Peers {
     /// Who votes in a cluster that a fresh directory founds: this node among them, and every founder told the same. `None` if a fresh
     /// directory waits until a leader makes it a member.
     pub founders: Option<BTreeMap<u64, Vec<u8>>>,
+    /// Whether this founder calls the first election, at once: one of them does, so that nobody has to wait for a time-out.
+    pub is_first: bool,
     /// How often a leader is heard of. The same on all nodes, as are the election time-outs.
     pub heartbeat: Duration,
     /// A voter that hears of no leader for the longest of these, and then for one of them, calls an election.
@@ -53,7 +55,7 @@ impl Peers {
     #[must_use]
     pub fn new(transport: Arc<dyn Transport>, founders: Option<BTreeMap<u64, Vec<u8>>>) -> Self {
         let election = Duration::from_millis(300)..Duration::from_millis(600);
-        Self { transport, founders, heartbeat: Duration::from_millis(100), election }
+        Self { transport, founders, is_first: false, heartbeat: Duration::from_millis(100), election }
     }
 }
 
@@ -62,6 +64,10 @@ impl std::fmt::Debug for Peers {
         f.debug_struct("Peers").field("founders", &self.founders).finish_non_exhaustive()
     }
 }
+
+/// A founder calls the first election so many times, so long after each other, before it leaves it to the time-outs.
+const FIRST_ROUNDS: u32 = 10;
+const FIRST_ROUND: Duration = Duration::from_millis(30);
 
 /// Why the log could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +84,7 @@ pub enum RaftError {
 pub(crate) struct Opened {
     pub voter: u64,
     founders: Option<BTreeMap<u64, Member>>,
+    is_first: bool,
     config: Arc<openraft::Config>,
     links: Links,
     pub store: LogStore,
@@ -93,6 +100,7 @@ impl Opened {
         let alone = Peers {
             transport: Arc::new(NoPeers),
             founders: Some(BTreeMap::from([(voter, identity)])),
+            is_first: false,
             heartbeat: Duration::from_secs(1),
             election: Duration::from_secs(3)..Duration::from_secs(6),
         };
@@ -103,13 +111,14 @@ impl Opened {
         applier.patience = store.patience.clone();
         let member = |(id, identity)| (id, Member { identity });
         let founders = peers.founders.map(|founders| founders.into_iter().map(member).collect());
-        let (heard, heartbeat) = (Heard::default(), peers.heartbeat);
-        Ok(Self { voter, founders, config, links: Links(peers.transport), store, heard, heartbeat, applier })
+        let (heard, heartbeat, is_first) = (Heard::default(), peers.heartbeat, peers.is_first);
+        let links = Links(peers.transport);
+        Ok(Self { voter, founders, is_first, config, links, store, heard, heartbeat, applier })
     }
 
     /// Starts openraft's tasks on this runtime.
     pub(crate) async fn run(self) -> Result<Raft<TypeConfig, Applier>, RaftError> {
-        let Self { voter, founders, config, links, store, heard, heartbeat, applier } = self;
+        let Self { voter, founders, is_first, config, links, store, heard, heartbeat, applier } = self;
         let fresh = store.is_fresh();
         let raft = Raft::new(voter, config, links, store.clone(), applier).await.map_err(refused)?;
         if !fresh {
@@ -124,12 +133,28 @@ impl Opened {
         } else if let Some(founders) = founders {
             match raft.initialize(founders).await {
                 // Another founder was quicker, and its log has come here.
+                Ok(()) if is_first => {
+                    tokio::spawn(call_first_election(raft.clone()));
+                }
                 Ok(()) | Err(OpenRaftError::APIError(InitializeError::NotAllowed(_))) => {}
                 Err(error) => return Err(refused(error)),
             }
         }
         tokio::spawn(ticking::keep(raft.clone(), heard, heartbeat, store));
         Ok(raft)
+    }
+}
+
+/// The founders start within milliseconds of each other: whoever does not answer yet is asked again soon. A round that no majority wants
+/// leaves the term as it is, so this can't take anything from a leader that there is already.
+async fn call_first_election(raft: Raft<TypeConfig, Applier>) {
+    for _ in 0..FIRST_ROUNDS {
+        if raft.metrics().borrow_watched().current_leader.is_some()
+            || raft.trigger().elect(true).await.is_err()
+        {
+            return;
+        }
+        tokio::time::sleep(FIRST_ROUND).await;
     }
 }
 

@@ -57,3 +57,10 @@ fn followers_that_have_everything_join_although_nobody_produces() {
 fn nobody_joins_a_new_leader_without_all_of_the_epochs_before_on_its_disk() {
     passes(7015);
 }
+
+/// The first of a new producer's burst came to a node that did not know yet that it leads, the last one when it did.
+#[test]
+#[ignore = "slow unless optimised: tests/all runs it in the profile `sim`"]
+fn a_new_producers_first_batch_comes_first_also_where_it_came_before_its_leader_knew() {
+    passes(795_628_871_109);
+}

@@ -5,9 +5,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ottla_machine::controller::image::is_internal_name;
+use ottla_machine::partition::turned_away::Addressed;
 use ottla_protocol::batch::BatchHeader;
 use ottla_protocol::error::ErrorCode;
 use ottla_protocol::messages::ProduceRequest;
+use ottla_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use ottla_protocol::messages::produce_response::{
     BatchIndexAndErrorMessage, LeaderIdAndEpoch, NodeEndpoint, PartitionProduceResponse, ProduceResponse,
     TopicProduceResponse,
@@ -140,6 +142,9 @@ pub fn handle(cx: &mut RequestContext<'_>, request: ProduceRequest) -> Reply<Pro
             if waits {
                 pending.open.fetch_add(1, Ordering::AcqRel);
             }
+            if let Err(code) = partition {
+                turn_away(cx, topic, data, known.map(|known| known.id), code);
+            }
             let result = partition.map_err(Refused::from).and_then(|partition| {
                 if is_transactional(records) {
                     return Err(ErrorCode::TransactionalIdAuthorizationFailed.into());
@@ -188,6 +193,29 @@ pub fn handle(cx: &mut RequestContext<'_>, request: ProduceRequest) -> Reply<Pro
 
 fn partition_of(cx: &RequestContext<'_>, topic: TopicId, index: i32) -> Result<Arc<Partition>, ErrorCode> {
     cx.node.partitions.get(topic, index).ok_or(ErrorCode::UnknownTopicOrPartition)
+}
+
+/// Remembers what was refused because this node does not know the partition yet: it may in a moment.
+fn turn_away(
+    cx: &RequestContext<'_>,
+    topic: &TopicProduceData,
+    data: &PartitionProduceData,
+    known: Option<TopicId>,
+    code: ErrorCode,
+) {
+    if !matches!(code, ErrorCode::UnknownTopicId | ErrorCode::UnknownTopicOrPartition) {
+        return;
+    }
+    let addressed = match known {
+        Some(id) => Addressed::Id(id),
+        None if cx.version >= 13 => Addressed::Id(topic.topic_id),
+        None => Addressed::Name((&*topic.name).into()),
+    };
+    if let Ok(header) = BatchHeader::read(data.records.as_deref().unwrap_or_default()) {
+        // By the time that another batch is refused for it, the partition is known.
+        let code = ErrorCode::NotLeaderOrFollower;
+        cx.node.partitions.host().refusals.note(addressed, data.index, &header, code, cx.tick_ms);
+    }
 }
 
 fn is_transactional(records: &[u8]) -> bool {

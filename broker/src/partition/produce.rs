@@ -3,6 +3,7 @@
 use std::sync::{Arc, MutexGuard};
 
 use ottla_machine::partition::producers::Verdict;
+use ottla_machine::partition::turned_away::Addressed;
 use ottla_machine::sabotage::{Bug, is_on};
 use ottla_protocol::batch::{self, BatchError, BatchHeader, TimestampType, Unwanted};
 use ottla_protocol::error::ErrorCode;
@@ -180,24 +181,27 @@ impl Partition {
         let header = BatchHeader::read(bytes).map_err(|error| Refused::from(error.code()))?;
         let mut state = self.lock();
         self.ensure_open(&mut state)?;
-        state.replica.check_leader(epoch)?;
+        if let Err(code) = state.replica.check_leader(epoch) {
+            return Err(self.turn_away(&state, &header, code, request.tick_ms).into());
+        }
         if request.acks_all
             && state.replica.state().isr.len() > 1
             && self.host.contact.is_lost(request.tick_ms)
         {
-            return Err(state.turn_away(&header, ErrorCode::NotLeaderOrFollower).into());
+            let code = ErrorCode::NotLeaderOrFollower;
+            return Err(self.turn_away(&state, &header, code, request.tick_ms).into());
         }
         if let Some((code, until_ms)) = state.refusing
             && request.tick_ms < until_ms
             && (request.acks_all || code != ErrorCode::NotEnoughReplicas)
         {
-            return Err(state.turn_away(&header, code).into());
+            return Err(self.turn_away(&state, &header, code, request.tick_ms).into());
         }
         if request.acks_all
             && let Err(code) = state.replica.check_in_sync(state.config.min_insync_replicas)
         {
             state.refuse_for_now(code, request.tick_ms);
-            return Err(state.turn_away(&header, code).into());
+            return Err(self.turn_away(&state, &header, code, request.tick_ms).into());
         }
         let verdict = state.producers.check(&header);
         let log_start = state.log.as_ref().map_or(Offset::ZERO, |log| log.start_offset());
@@ -217,23 +221,24 @@ impl Partition {
                     before.last_offset.plus(1)
                 },
             },
-            Verdict::Append
-                if !state.producers.knows(header.producer_id.0) && state.turned_away.is_ahead(&header) =>
-            {
-                return Err(ErrorCode::OutOfOrderSequenceNumber.into());
-            }
             Verdict::Append => {
+                let is_new = header.producer_id.0 >= 0 && !state.producers.knows(header.producer_id.0);
+                if is_new && let Some(code) = self.refused_ahead(&header, request.tick_ms) {
+                    return Err(code.into());
+                }
                 let appended = state.append_stamped(bytes, &header, request);
                 match &appended {
                     Err(StorageError::Full { .. }) => {
                         state.refuse_for_now(ErrorCode::KafkaStorageError, request.tick_ms);
-                        state.turn_away(&header, ErrorCode::KafkaStorageError);
+                        self.turn_away(&state, &header, ErrorCode::KafkaStorageError, request.tick_ms);
                     }
                     Err(StorageError::Offline { .. }) => self.tell_failure(&mut state),
                     _ => {}
                 }
                 let (base_offset, end) = appended?;
-                state.turned_away.forget(&header);
+                if is_new {
+                    self.host.refusals.forget(&self.known_as(), self.index, &header);
+                }
                 Appended { base_offset, log_append_time, log_start, end }
             }
         };
@@ -251,6 +256,24 @@ impl Partition {
         }
         self.settle(state, due);
         Ok(appended)
+    }
+
+    /// Refuses a batch that may be taken when it comes again, and until then none of an unknown producer that comes behind it.
+    fn turn_away(&self, state: &State, header: &BatchHeader, code: ErrorCode, tick_ms: u64) -> ErrorCode {
+        if !state.producers.knows(header.producer_id.0) {
+            self.host.refusals.note(Addressed::Id(self.topic), self.index, header, code, tick_ms);
+        }
+        code
+    }
+
+    /// Why a batch of a producer that the log does not know may not come first.
+    fn refused_ahead(&self, header: &BatchHeader, tick_ms: u64) -> Option<ErrorCode> {
+        self.host.refusals.of(&self.known_as(), self.index, header, tick_ms)
+    }
+
+    /// How requests may have addressed this topic, also before this node knew it.
+    fn known_as(&self) -> [Addressed; 2] {
+        [Addressed::Id(self.topic), Addressed::Name((&*self.name).into())]
     }
 
     /// After an append: whoever is due is told once the lock is released, and what is to be done about the new bytes is asked for.
@@ -274,14 +297,6 @@ impl State {
     /// what it does not know to be appended may then be there twice.
     fn refuse_for_now(&mut self, code: ErrorCode, tick_ms: u64) {
         self.refusing = Some((code, tick_ms + REFUSING_MS));
-    }
-
-    /// Refuses a batch that may be taken when it comes again, and until then none of an unknown producer that comes behind it.
-    fn turn_away(&mut self, header: &BatchHeader, code: ErrorCode) -> ErrorCode {
-        if !self.producers.knows(header.producer_id.0) {
-            self.turned_away.note(header);
-        }
-        code
     }
 
     /// Stamps and appends; returns the batch's first offset and the log's new end.

@@ -15,6 +15,7 @@ use super::{AppendRequest, Host, OnCommitted, Partition};
 use crate::clock::Clock;
 use crate::config::{Config, TopicConfig};
 use crate::flusher::Flusher;
+use crate::refusals::Refusals;
 
 const ME: NodeId = NodeId(1);
 
@@ -34,6 +35,7 @@ fn led_on(disk: &MemoryDisk, name: &str) -> Arc<Partition> {
         image: Arc::default(),
         in_sync: Arc::default(),
         contact: Arc::default(),
+        refusals: Refusals::default(),
         is_settled: AtomicBool::new(true),
         lag_max_ms: 30_000,
         on_followed_flush: OnceLock::new(),
@@ -155,9 +157,38 @@ fn a_new_producers_batches_wait_for_its_first_one_that_was_refused() {
     disk.set_capacity(None);
     // Of a request that was under way for long: the log does not know the producer, and would take any sequence.
     let late = produce_at(&partition, 10_000, &numbered(100, 1));
-    assert_eq!(late, Err(ErrorCode::OutOfOrderSequenceNumber));
+    assert_eq!(late, Err(ErrorCode::KafkaStorageError));
     assert_eq!(produce_at(&partition, 10_000, &numbered(0, 100)), Ok(Offset(1)));
     assert_eq!(produce_at(&partition, 10_000, &numbered(100, 1)), Ok(Offset(101)));
+}
+
+#[test]
+fn a_new_producers_batches_wait_for_its_first_one_that_came_before_this_node_led() {
+    let partition = led("t");
+    let config = Arc::clone(&partition.lock().config);
+    let mut led_by_another = led_in(1);
+    (led_by_another.leader, led_by_another.replicas) = (NodeId(2), smallvec![ME, NodeId(2)]);
+    partition.update(&led_by_another, &config);
+    let refused = Err(ErrorCode::NotLeaderOrFollower);
+    assert_eq!(produce_at(&partition, 0, &numbered(0, 1)), refused);
+    partition.update(&led_in(2), &config);
+    assert_eq!(produce_at(&partition, 10, &numbered(4, 1)), refused);
+    assert_eq!(produce_at(&partition, 20, &numbered(0, 4)), Ok(Offset(0)));
+    assert_eq!(produce_at(&partition, 20, &numbered(4, 1)), Ok(Offset(4)));
+}
+
+#[test]
+fn a_producer_whose_beginning_never_comes_again_is_kept_out_for_a_while_only() {
+    let partition = led("t");
+    let config = Arc::clone(&partition.lock().config);
+    let mut led_by_another = led_in(1);
+    (led_by_another.leader, led_by_another.replicas) = (NodeId(2), smallvec![ME, NodeId(2)]);
+    partition.update(&led_by_another, &config);
+    assert_eq!(produce_at(&partition, 0, &numbered(0, 1)), Err(ErrorCode::NotLeaderOrFollower));
+    partition.update(&led_in(2), &config);
+    assert_eq!(produce_at(&partition, 29_999, &numbered(4, 1)), Err(ErrorCode::NotLeaderOrFollower));
+    // The other leader may have had what was before, and lost it.
+    assert_eq!(produce_at(&partition, 30_000, &numbered(4, 1)), Ok(Offset(0)));
 }
 
 #[test]
