@@ -38,7 +38,7 @@ fn coordinators_outlive_a_time_with_too_few_replicas_in_sync() {
 #[test]
 #[ignore = "slow unless optimised: tests/all runs it in the profile `sim`"]
 fn so_it_does_with_the_real_raft() {
-    let [first, again] = [(); 2].map(|()| sim::run_in(Tier::Raft, 2, false));
+    let [first, again] = [(); 2].map(|()| sim::run_in(Tier::Raft, 3, false));
     assert!(first.violation.is_none(), "{:?}", first.violation);
     assert!(first.stats.converged && first.stats.acknowledged > 0 && first.stats.elections > 1);
     assert_eq!((first.hash, first.stats.acknowledged), (again.hash, again.stats.acknowledged));
