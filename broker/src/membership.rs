@@ -17,8 +17,10 @@ use crate::peers::dial::{Dial, DialError};
 use crate::peers::links::{Line, Links};
 use crate::peers::{Address, Identity, raft_id};
 
-/// Sessions of others are looked at this often.
+/// Who decides looks at the sessions of others this often.
 const CHECK_EVERY: Duration = Duration::from_millis(100);
+/// Everybody else looks this often whether it decides by now: a session that begins with that lasts longer.
+const IDLE_EVERY: Duration = Duration::from_millis(500);
 /// While nobody decides, one is looked for this often.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -330,8 +332,12 @@ impl Membership {
         }
         self.controller.check_sessions();
         self.controller.balance_leaders();
+        let check = if self.controller.is_active() { CHECK_EVERY } else { IDLE_EVERY };
+        if self.identity.epoch() < BrokerEpoch(0) {
+            return check;
+        }
         let next_ms = self.state().next_beat_ms.saturating_sub(self.controller.tick_ms());
-        Duration::from_millis(next_ms).min(CHECK_EVERY)
+        Duration::from_millis(next_ms).clamp(LOOK_EVERY, check)
     }
 
     /// Whether this node's own image has its registration: then it knows everything that was decided before it.

@@ -28,7 +28,8 @@ impl Heard {
     }
 }
 
-/// Runs until the log stops. A leader is missed after two heartbeats, which must be less than the shortest election time-out.
+/// Runs until the log stops. A leader is missed after two heartbeats and a half, which must be less than the shortest election time-out (with
+/// two, a voter would wake for every heartbeat; so it does for every second one).
 pub(crate) async fn keep(
     raft: Raft<TypeConfig, Applier>,
     heard: Heard,
@@ -51,7 +52,7 @@ pub(crate) async fn keep(
                 (false, next_beat)
             }
             ServerState::Follower | ServerState::Learner => {
-                let missed_at = heard.last().map(|last| last + 2 * heartbeat).filter(|at| *at > now);
+                let missed_at = heard.last().map(|last| last + heartbeat * 5 / 2).filter(|at| *at > now);
                 let is_missed = missed_at.is_none();
                 let may_lead = state == ServerState::Learner || !is_missed || store.has_room_for(0);
                 (is_missed && may_lead, missed_at.unwrap_or(now + heartbeat))

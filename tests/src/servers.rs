@@ -118,8 +118,11 @@ impl Servers {
             "controller.listener.names=CONTROLLER".to_owned(),
         ];
         let client = format!("PLAINTEXT://127.0.0.1:{}", node.port);
-        settings.push(if self.voters.contains(&id) {
-            format!("listeners={client},CONTROLLER://127.0.0.1:{}", node.peer_port)
+        let controller = format!("CONTROLLER://127.0.0.1:{}", node.peer_port);
+        settings.push(if node.settings.iter().any(|setting| setting == "process.roles=controller") {
+            format!("listeners={controller}")
+        } else if self.voters.contains(&id) {
+            format!("listeners={client},{controller}")
         } else {
             format!("listeners={client}")
         });
@@ -187,6 +190,10 @@ impl Servers {
 
     fn take(&mut self, id: i32) -> Child {
         self.nodes.get_mut(&id).and_then(|node| node.running.take()).expect("a running node").child
+    }
+
+    pub fn pid(&self, id: i32) -> u32 {
+        self.nodes[&id].running.as_ref().expect("running").child.id()
     }
 
     pub fn is_started(&self, id: i32) -> bool {

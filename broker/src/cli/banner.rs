@@ -10,7 +10,7 @@ use crate::start::Running;
 pub(super) fn print(running: &Running, took: Duration) -> io::Result<()> {
     let mut out = io::stdout().lock();
     let node = running.node();
-    let cluster_id = node.image.load().cluster_id.to_string();
+    let cluster_id = node.founding.cluster().to_string();
     let listeners = node.endpoints.listeners();
     // Topics may choose otherwise with flush.messages.
     let durability = if node.config.number("log.flush.interval.messages") == 1 {

@@ -28,7 +28,7 @@ fn assert_kept(written: &Written, read: &BTreeMap<i64, String>) {
     assert!(read.values().eq(in_order.iter()), "each once, in order: {read:?}");
 }
 
-fn controller(cluster: &Servers, via: i32) -> i32 {
+pub(crate) fn controller(cluster: &Servers, via: i32) -> i32 {
     let topic = TopicData {
         topic_name: "__cluster_metadata".into(),
         partitions: vec![PartitionData { partition_index: 0 }],
