@@ -45,11 +45,15 @@ sim-bugs *ARGS:
 bench *ARGS:
     cargo bench -p ottla-benches -- {{ARGS}}
 
-# One of them: storage, messages, batches or machines.
+# What they took, as a table: of this run, or of --baseline NAME, beside it with --beside OTHER.
+bench-table *ARGS:
+    python3 benches/parts.py {{ARGS}}
+
+# One of them: storage, messages, batches, partitions or machines.
 bench-of NAME *ARGS:
     cargo bench -p ottla-benches --bench {{NAME}} -- {{ARGS}}
 
-# Ottla beside Apache Kafka in one run (a quarter of an hour; --quick: about three minutes; --nodes 3: three nodes each).
+# Ottla beside Apache Kafka in one run (a quarter of an hour; --quick: a few minutes); --tables three: three nodes each; --tables flat: what must not grow; --tables all.
 bench-side-by-side *ARGS:
     python3 benches/side_by_side/side_by_side.py {{ARGS}}
 

@@ -1,4 +1,5 @@
-//! Decoding and encoding of hot messages: the generated ones beside the same bytes in the `kafka-protocol` crate.
+//! Decoding and encoding of hot messages: the generated ones beside the same bytes in the `kafka-protocol` crate. And what it costs to
+//! refuse what no client sends: nothing that a request claims is paid for before it is checked.
 
 use std::hint::black_box;
 
@@ -121,6 +122,37 @@ fn encode<M: Message, T: Decodable + Encodable>(c: &mut Criterion, what: &str, m
     group.finish();
 }
 
+/// Requests whose counts are lies, or that are all count and no content.
+fn hostile(c: &mut Criterion) {
+    let mut group = c.benchmark_group("refuse");
+    let lie = |bytes: usize| {
+        let mut claims = vec![0; bytes];
+        claims[..4].copy_from_slice(&i32::MAX.to_be_bytes());
+        claims
+    };
+    // Each topic is two bytes here, and forty times as much in memory.
+    let swarm = |bytes: usize| {
+        let mut claims = vec![0; bytes];
+        let count = i32::try_from((bytes - 4) / 2).expect("small");
+        claims[..4].copy_from_slice(&count.to_be_bytes());
+        claims
+    };
+    for (name, bytes) in [
+        ("2^31 topics in 100 bytes", lie(100)),
+        ("2^31 topics in 1 MiB", lie(1 << 20)),
+        ("half a million empty topics in 1 MiB", swarm(1 << 20)),
+    ] {
+        let bytes = Bytes::from(bytes);
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                let decoded = ours::MetadataRequest::decode(&mut Reader::new(black_box(bytes.clone())), 3);
+                assert!(decoded.is_err());
+            });
+        });
+    }
+    group.finish();
+}
+
 fn messages(c: &mut Criterion) {
     decode::<_, theirs::ProduceRequest>(c, "1 batch", &produce(1, 1), 13);
     decode::<_, theirs::ProduceRequest>(c, "10 topics of 10 partitions", &produce(10, 10), 13);
@@ -131,5 +163,5 @@ fn messages(c: &mut Criterion) {
     encode::<_, theirs::MetadataResponse>(c, "100 topics of 3 partitions", &metadata_response(100, 3), 12);
 }
 
-criterion_group!(benches, messages);
+criterion_group!(benches, messages, hostile);
 criterion_main!(benches);

@@ -10,9 +10,12 @@ use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use ottla_protocol::batch::stamp;
+use ottla_protocol::fetch_response;
+use ottla_protocol::messages::FetchResponse;
+use ottla_protocol::messages::fetch_response::{FetchableTopicResponse, PartitionData};
 use ottla_protocol::record::{BatchBuilder, BatchOptions};
 use ottla_protocol::types::{LeaderEpoch, Offset, Uuid};
-use ottla_storage::{Log, LogDir, LogOptions, Read, RealDisk};
+use ottla_storage::{Log, LogDir, LogOptions, Read, RealDisk, Slice};
 
 fn work_dir() -> PathBuf {
     std::env::var_os("OTTLA_BENCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from)
@@ -98,6 +101,36 @@ fn read(c: &mut Criterion) {
     group.finish();
 }
 
+/// As a consumer's fetch of 1 MiB is answered: slices of the log between encoded pieces.
+fn fetch(c: &mut Criterion) {
+    let dir = tempfile::tempdir_in(work_dir()).expect("a temporary directory");
+    let (_logs, mut log) = open(&dir, LogOptions::default());
+    let mut bytes = batch(16 << 10);
+    while log.size_bytes() < 64 << 20 {
+        append_one(&mut log, &mut bytes);
+    }
+    let end = log.end_offset();
+    let partition =
+        PartitionData { high_watermark: end.0, last_stable_offset: end.0, ..PartitionData::default() };
+    let topic = FetchableTopicResponse {
+        topic_id: Uuid([7; 16]),
+        partitions: vec![partition],
+        ..FetchableTopicResponse::default()
+    };
+    let response = FetchResponse { responses: vec![topic], ..FetchResponse::default() };
+    let mut from = Offset(0);
+    c.bench_function("read 1 MiB and answer a fetch with it", |b| {
+        b.iter(|| {
+            from = Offset((from.0 + 7_919) % (end.0 - 1_100));
+            let Read::Hot(slices) = log.read(from, end, 1 << 20, true).expect("sound") else {
+                panic!("it was just written");
+            };
+            let length = slices.iter().map(Slice::len).sum();
+            black_box(fetch_response::write(&response, 17, [(slices, length)]))
+        });
+    });
+}
+
 fn forget_pages() {
     if std::env::var_os("OTTLA_BENCH_COLD").is_some() {
         std::fs::write("/proc/sys/vm/drop_caches", "3").expect("only root may");
@@ -149,5 +182,5 @@ fn recovery(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, append, read, recovery);
+criterion_group!(benches, append, read, fetch, recovery);
 criterion_main!(benches);

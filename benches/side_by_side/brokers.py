@@ -33,6 +33,11 @@ class Broker:
         self.process: subprocess.Popen | None = None
         directory.mkdir(parents=True)
 
+    @classmethod
+    def size_bytes(cls) -> int:
+        """What must be installed."""
+        raise NotImplementedError
+
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
@@ -97,6 +102,10 @@ class Ottla(Broker):
     name = "Ottla"
     binary: Path
 
+    @classmethod
+    def size_bytes(cls) -> int:
+        return cls.binary.stat().st_size
+
     def command(self) -> list[str]:
         return [
             str(self.binary), "serve", "--port", str(self.port), "--data-dir", str(self.directory / "data"),
@@ -119,6 +128,10 @@ class Kafka(Broker):
         copy = ["mvn", "-q", "-B", "-f", str(HERE / "pom.xml"), "dependency:copy-dependencies"]
         subprocess.run([*copy, f"-DoutputDirectory={half}", "-DincludeScope=runtime"], check=True)
         half.rename(cls.jars)
+
+    @classmethod
+    def size_bytes(cls) -> int:
+        return sum(jar.stat().st_size for jar in cls.jars.glob("*.jar"))
 
     @classmethod
     def java(cls, *arguments: str) -> list[str]:

@@ -6,6 +6,8 @@ import subprocess
 from pathlib import Path
 
 LIMIT_S = 900
+# How long the generator waits for answers when all is sent.
+DRAIN_S = 30
 
 
 class Load:
@@ -30,6 +32,9 @@ class Load:
         if hold:
             arguments.append("--hold")
         return FirstRecord(self.begin(*arguments))
+
+    def begin_idle(self, address: str, connections: int) -> "Idle":
+        return Idle(self.begin("idle", "--bootstrap-server", address, "--connections", str(connections)))
 
     def begin_gap(self, *arguments: str) -> "Gap":
         return Gap(self.begin("gap", *arguments))
@@ -77,6 +82,24 @@ class Gap:
         if self.child.returncode != 0:
             raise RuntimeError(f"load gap: {err.strip()}")
         return json.loads(out)
+
+
+class Idle:
+    """A generator that holds connections open, until it is told to end. `limited_by`: why they are fewer than were asked for."""
+
+    def __init__(self, child: subprocess.Popen):
+        self.child = child
+        assert child.stdout is not None
+        line = child.stdout.readline()
+        if not line:
+            raise RuntimeError(f"load idle: {child.communicate()[1].strip()}")
+        told = json.loads(line)
+        self.open: int = told["open"]
+        self.limited_by: str | None = told["limited_by"]
+
+    def end(self) -> None:
+        # Its standard input ends here.
+        self.child.communicate(timeout=LIMIT_S)
 
 
 def children_cpu_seconds() -> float:

@@ -3,16 +3,15 @@
 import os
 import platform
 import shutil
+import time
 from pathlib import Path
-
-TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 def cpu_seconds(pid: int) -> float:
     """User and system time of a process with all its threads, ended ones included."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    user, system = int(fields[11]), int(fields[12])
-    return (user + system) / TICKS_PER_SECOND
+    # The clock of another process, as clock_getcpuclockid(3) makes its number; /proc tells hundredths of a second, half of which an
+    # idle node takes in ten.
+    return time.clock_gettime(~pid << 3 | 2)
 
 
 def rss_anon_mib(pid: int) -> float:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from clusters import Cluster, KafkaCluster, Node, OttlaCluster
 from generator import Load
-from measures import BATCH_BYTES, RECORD_BYTES, Results, mode
+from measures import BATCH_BYTES, OPEN_LOOP_BATCH_BYTES, RECORD_BYTES, Results, mode
 
 COPIES = ["--replication-factor", "3"]
 HEAL_LIMIT_S = 120
@@ -114,11 +114,11 @@ class ThreeNodes:
     def latency(self, cluster: Cluster) -> None:
         spread = ["--partitions", 8, "--connections", 8, "--warmup", 1, "--duration", self.plan.latency_s]
         for number in range(self.plan.latency_rounds):
-            for rate, batch in ((1_000, RECORD_BYTES), (20_000, BATCH_BYTES)):
-                topic = f"latency-{rate}-{number}"
-                latency = self.produce(cluster, topic, *spread, "--rate", rate, "--batch", batch)["latency"]
-                self.results.add(f"p50_{rate}_ms", cluster, latency["p50_us"] / 1e3)
-                self.results.add(f"p99_{rate}_ms", cluster, latency["p99_us"] / 1e3)
+            for rate, batch in ((1_000, RECORD_BYTES), (20_000, OPEN_LOOP_BATCH_BYTES)):
+                offered = ["--rate", rate, "--batch", batch, "--count-errors"]
+                figures = self.produce(cluster, f"latency-{rate}-{number}", *spread, *offered)
+                self.results.add(f"reached_{rate}", cluster, figures["records_per_second"])
+                self.results.add_latency(f"_{rate}", cluster, figures)
 
     def partitions(self, cluster: Cluster) -> None:
         for number in range(self.plan.partition_rounds):

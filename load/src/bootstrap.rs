@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::str::FromStr;
-use std::time::{Duration, Instant};
 
 use ottla_protocol::error::ErrorCode;
 use ottla_protocol::messages::describe_quorum_request::{PartitionData, TopicData};
@@ -14,10 +13,8 @@ use ottla_protocol::messages::{DescribeQuorumRequest, ListOffsetsRequest, Metada
 use serde::Serialize;
 
 use crate::connection::Connection;
-use crate::error::{BenchError, name_of};
+use crate::error::BenchError;
 
-/// Between two looks at whether a topic is served.
-const LOOK_AGAIN: Duration = Duration::from_millis(2);
 const METADATA_TOPIC: &str = "__cluster_metadata";
 const LATEST: i64 = -1;
 
@@ -94,7 +91,10 @@ pub fn partitions(connection: &mut Connection, topic: &str) -> Result<Vec<Led>, 
 }
 
 /// The same of several topics, each with its name.
-fn topics(connection: &mut Connection, names: &[String]) -> Result<Vec<(String, Vec<Led>)>, BenchError> {
+pub(crate) fn topics(
+    connection: &mut Connection,
+    names: &[String],
+) -> Result<Vec<(String, Vec<Led>)>, BenchError> {
     let named = |name: &String| MetadataRequestTopic {
         name: Some(name.as_str().into()),
         ..MetadataRequestTopic::default()
@@ -141,80 +141,6 @@ pub fn controller(connection: &mut Connection) -> Result<i32, BenchError> {
     Ok(partition.map_or(-1, |partition| partition.leader_id))
 }
 
-/// Waits until every partition of a topic has all its replicas in sync and a leader that serves reads: a broker may answer the creation
-/// before it leads. The leaders' addresses, by partition.
-///
-/// # Errors
-/// They are not led within `limit`.
-pub fn wait_until_served(
-    bootstrap: &Bootstrap,
-    topic: &str,
-    limit: Duration,
-) -> Result<Vec<SocketAddr>, BenchError> {
-    let mut connection = bootstrap.connect()?;
-    let mut leaders = Vec::new();
-    let began = Instant::now();
-    loop {
-        let last = match served(&mut connection, topic, &mut leaders)? {
-            Ok(addresses) => return Ok(addresses),
-            Err(last) => last,
-        };
-        if began.elapsed() > limit {
-            return Err(BenchError::Patience { what: "a new topic", limit, last: last.to_owned() });
-        }
-        std::thread::sleep(LOOK_AGAIN);
-    }
-}
-
-/// The same of many topics, asked for together.
-///
-/// # Errors
-/// They are not led within `limit`.
-pub fn wait_until_all_served(
-    bootstrap: &Bootstrap,
-    names: &[String],
-    limit: Duration,
-) -> Result<(), BenchError> {
-    let mut connection = bootstrap.connect()?;
-    let began = Instant::now();
-    loop {
-        let last = match all_served(&mut connection, names)? {
-            Ok(()) => return Ok(()),
-            Err(last) => last,
-        };
-        if began.elapsed() > limit {
-            return Err(BenchError::Patience { what: "new topics", limit, last: last.to_owned() });
-        }
-        std::thread::sleep(LOOK_AGAIN);
-    }
-}
-
-fn all_served(connection: &mut Connection, names: &[String]) -> Result<Result<(), &'static str>, BenchError> {
-    let all = topics(connection, names)?;
-    let mut by_leader: BTreeMap<SocketAddr, Vec<ListOffsetsTopic>> = BTreeMap::new();
-    for (name, partitions) in all {
-        if partitions.is_empty() {
-            return Ok(Err("a topic is not known"));
-        }
-        for (index, led) in (0..).zip(&partitions) {
-            let Some(leader) = led.address.filter(|_| led.in_sync == led.replicas) else {
-                return Ok(Err("a topic has no leader, or not all replicas are in sync"));
-            };
-            by_leader.entry(leader).or_default().push(latest_of(&name, std::iter::once(index)));
-        }
-    }
-    for (leader, topics) in by_leader {
-        let request = ListOffsetsRequest { replica_id: -1, topics, ..ListOffsetsRequest::default() };
-        let answer = Connection::open(leader)?.call(5, &request)?;
-        let mut codes =
-            answer.topics.iter().flat_map(|topic| &topic.partitions).map(|partition| partition.error_code);
-        if let Some(code) = codes.find(|code| *code != ErrorCode::None.code()) {
-            return Ok(Err(name_of(code)));
-        }
-    }
-    Ok(Ok(()))
-}
-
 /// Where each partition ends for readers: its high watermark.
 ///
 /// # Errors
@@ -241,47 +167,13 @@ pub fn ends(leaders: &[SocketAddr], topic: &str) -> Result<Vec<i64>, BenchError>
     Ok(ends)
 }
 
-/// The leaders' addresses, or why they are not all known and serving yet.
-fn served(
-    connection: &mut Connection,
-    topic: &str,
-    leaders: &mut Vec<(SocketAddr, Connection)>,
-) -> Result<Result<Vec<SocketAddr>, &'static str>, BenchError> {
-    let led = partitions(connection, topic)?;
-    let whole = led.iter().filter(|one| one.in_sync == one.replicas);
-    let addresses: Vec<SocketAddr> = whole.filter_map(|one| one.address).collect();
-    if led.is_empty() || addresses.len() < led.len() {
-        return Ok(Err("it has no leader, or not all replicas are in sync"));
-    }
-    let mut distinct = addresses.clone();
-    distinct.sort_unstable();
-    distinct.dedup();
-    for leader in distinct {
-        let at = match leaders.iter().position(|(known, _)| *known == leader) {
-            Some(at) => at,
-            None => {
-                leaders.push((leader, Connection::open(leader)?));
-                leaders.len() - 1
-            }
-        };
-        let its = (0..).zip(&addresses).filter(|(_, address)| **address == leader).map(|(index, _)| index);
-        let answer = leaders[at].1.call(5, &latest_offsets(topic, its))?;
-        let codes =
-            answer.topics.iter().flat_map(|topic| &topic.partitions).map(|partition| partition.error_code);
-        if let Some(code) = codes.into_iter().find(|code| *code != ErrorCode::None.code()) {
-            return Ok(Err(name_of(code)));
-        }
-    }
-    Ok(Ok(addresses))
-}
-
 /// Only a partition's leader answers it.
 fn latest_offsets(topic: &str, partitions: impl Iterator<Item = i32>) -> ListOffsetsRequest {
     let topics = vec![latest_of(topic, partitions)];
     ListOffsetsRequest { replica_id: -1, topics, ..ListOffsetsRequest::default() }
 }
 
-fn latest_of(topic: &str, partitions: impl Iterator<Item = i32>) -> ListOffsetsTopic {
+pub(crate) fn latest_of(topic: &str, partitions: impl Iterator<Item = i32>) -> ListOffsetsTopic {
     let partitions = partitions.map(|partition_index| ListOffsetsPartition {
         partition_index,
         timestamp: LATEST,

@@ -21,6 +21,7 @@ use crate::connection::Connection;
 use crate::error::BenchError;
 use crate::payload::{BatchShape, Content};
 use crate::produce_frame::ProduceFrame;
+use crate::served;
 
 /// Between two questions for the leader, and before a connection to the same leader is opened again.
 const ASK_AGAIN: Duration = Duration::from_millis(5);
@@ -75,7 +76,7 @@ enum Event {
 /// # Errors
 /// Nobody leads the partition at the beginning.
 pub fn measure(steady: &Steady, ending: &AtomicBool, on_steady: impl FnOnce()) -> Result<Gap, BenchError> {
-    let leaders = bootstrap::wait_until_served(&steady.bootstrap, &steady.topic, steady.limit)?;
+    let leaders = served::wait_until_served(&steady.bootstrap, &steady.topic, steady.limit)?;
     let (to, from) = channel();
     let late = AtomicBool::new(true);
     let stopping = AtomicBool::new(false);

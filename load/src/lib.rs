@@ -3,9 +3,10 @@
 //!
 //! - [`plan`]: what is sent and read, how fast, for how long; [`run`](run()) does it
 //! - [`payload`], [`produce_frame`], [`fetch_frame`]: requests that are encoded once and patched for each sending
-//! - [`connection`]: one blocking connection; [`bootstrap`]: several brokers, and who leads what; [`admin`]: topics made and removed
+//! - [`connection`]: one blocking connection; [`bootstrap`]: several brokers, and who leads what; [`admin`]: topics made and removed;
+//!   [`served`]: waiting for new ones
 //! - [`rebalance`]: a group of many members that come and go; [`gap`]: for how long nothing is acknowledged when a broker ends;
-//!   [`first_record`]: how long one that starts takes until it serves
+//!   [`first_record`]: how long one that starts takes until it serves; [`idle`]: connections that do nothing
 //! - [`control`]: what the machine itself takes; [`processes`]: what a broker's processes take
 //! - [`latency`], [`timeline`], [`figures`], [`clock`]: how it is counted and told
 //!
@@ -25,6 +26,7 @@ pub mod figures;
 pub mod first_record;
 pub mod gap;
 mod hire;
+pub mod idle;
 mod journeys;
 pub mod latency;
 mod link;
@@ -35,6 +37,7 @@ pub mod produce_frame;
 mod reader;
 pub mod rebalance;
 mod run;
+pub mod served;
 mod tally;
 pub mod timeline;
 mod writer;

@@ -76,9 +76,46 @@ pub struct Readers {
     pub once: bool,
 }
 
+impl Readers {
+    /// They ask for whole batches of what a topic was filled with: as many as `fetch_bytes` hold, one at least. `None` if that is more
+    /// than one request can ask for.
+    #[must_use]
+    pub fn of_whole_batches(filled_with: &Content, fetch_bytes: usize, ends: Vec<i64>) -> Option<Self> {
+        let batch_bytes = filled_with.batches().iter().map(|batch| batch.bytes().len()).max().unwrap_or(1);
+        let batches = (fetch_bytes / batch_bytes).max(1);
+        Some(Self {
+            connections: 1,
+            max_bytes: i32::try_from(batches * batch_bytes).ok()?,
+            pace: Pace::InFlight(1),
+            ends,
+            records_per_request: i64::try_from(batches * filled_with.shape.records).ok()?,
+            once: false,
+        })
+    }
+}
+
 /// Milliseconds since 1970, for records.
 #[must_use]
 pub fn now_ms() -> i64 {
     let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
     i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::payload::BatchShape;
+
+    #[test]
+    fn a_request_asks_for_whole_batches() {
+        let content = Content::plain(BatchShape::filling(1_024, 16_384), 0);
+        let batch = content.batches()[0].bytes().len();
+        let asked = |fetch_bytes| {
+            let readers = Readers::of_whole_batches(&content, fetch_bytes, vec![100]).expect("few bytes");
+            (usize::try_from(readers.max_bytes).expect("some"), readers.records_per_request)
+        };
+        assert_eq!(asked(1), (batch, 16));
+        assert_eq!(asked(batch * 4 - 1), (batch * 3, 48));
+        assert!(Readers::of_whole_batches(&content, 3 << 30, vec![100]).is_none());
+    }
 }

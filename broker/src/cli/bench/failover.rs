@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use ottla_load::admin::{self, TopicShape};
 use ottla_load::bootstrap;
 use ottla_load::gap::{self, Gap, Steady};
+use ottla_load::served;
 
 use super::flow::fresh_name;
 use super::quantities::Speed;
@@ -79,7 +80,7 @@ pub(super) fn measure(arguments: &Arguments, target: &Target) -> anyhow::Result<
 
 /// The leader ends once acknowledgements come steadily, and comes back when they do so again.
 fn one_round(nodes: &Nodes, steady: &Steady, fault: Fault) -> anyhow::Result<Gap> {
-    bootstrap::wait_until_served(&steady.bootstrap, &steady.topic, LIMIT)?;
+    served::wait_until_served(&steady.bootstrap, &steady.topic, LIMIT)?;
     let led = bootstrap::partitions(&mut steady.bootstrap.connect()?, &steady.topic)?;
     let leader = led.first().context("the topic has no partition")?.leader.to_string();
     let (does, undoes) = match fault {

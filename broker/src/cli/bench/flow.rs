@@ -11,7 +11,7 @@ use ottla_load::figures::Outcome;
 use ottla_load::payload::{BatchShape, Content};
 use ottla_load::plan::{Followers, Pace, Plan, Readers, Span, Writers, now_ms};
 use ottla_load::timeline::Stream;
-use ottla_load::{Watch, run};
+use ottla_load::{Watch, run, served};
 
 use super::live::Live;
 use super::quantities::Speed;
@@ -106,7 +106,7 @@ pub(super) fn measure(arguments: &Arguments, kind: Kind, target: &Target) -> any
 pub(super) fn preheat(arguments: &Arguments, target: &Target) -> anyhow::Result<()> {
     let topic = Topic::make(arguments, target, "preheat")?;
     let mut plan = Plan {
-        leaders: bootstrap::wait_until_served(target.bootstrap(), &topic.name, NEW_TOPIC_LIMIT)?,
+        leaders: served::wait_until_served(target.bootstrap(), &topic.name, NEW_TOPIC_LIMIT)?,
         topic: topic.name.clone(),
         writers: Some(writers(arguments, 16 << 10, Pace::InFlight(usize::from(arguments.in_flight)))),
         followers: None,
@@ -155,7 +155,7 @@ fn watched(
 }
 
 fn plan(arguments: &Arguments, kind: Kind, target: &Target, topic: &str) -> anyhow::Result<Plan> {
-    let leaders = bootstrap::wait_until_served(target.bootstrap(), topic, NEW_TOPIC_LIMIT)?;
+    let leaders = served::wait_until_served(target.bootstrap(), topic, NEW_TOPIC_LIMIT)?;
     let in_flight = usize::from(arguments.in_flight);
     let pace = |default: f64| match arguments.rate {
         None => Pace::Rate(default),
@@ -212,7 +212,6 @@ fn writers(arguments: &Arguments, batch_bytes: usize, pace: Pace) -> Writers {
 /// Writes what is to be read.
 fn fill(arguments: &Arguments, plan: &Plan, pace: Pace, once: bool) -> anyhow::Result<Readers> {
     let writers = writers(arguments, 16 << 10, Pace::InFlight(usize::from(arguments.in_flight)));
-    let shape = writers.content.shape;
     let records = (arguments.fill / arguments.size).max(1);
     let filling = Plan {
         writers: Some(writers),
@@ -226,16 +225,10 @@ fn fill(arguments: &Arguments, plan: &Plan, pace: Pace, once: bool) -> anyhow::R
     let outcome = run(&filling, &watch)?;
     let failed = outcome.produce.as_ref().map(|figures| &figures.errors).filter(|errors| !errors.is_empty());
     anyhow::ensure!(failed.is_none(), "the topic could not be filled: {failed:?}");
-    let batch_bytes = writers.content.batches().iter().map(|batch| batch.bytes().len()).max().unwrap_or(1);
-    let batches = (arguments.fetch_bytes / batch_bytes).max(1);
-    Ok(Readers {
-        connections: usize::from(arguments.connections),
-        max_bytes: i32::try_from(batches * batch_bytes).context("--fetch-bytes is too much")?,
-        pace,
-        ends: bootstrap::ends(&plan.leaders, &plan.topic)?,
-        records_per_request: i64::try_from(batches * shape.records)?,
-        once,
-    })
+    let ends = bootstrap::ends(&plan.leaders, &plan.topic)?;
+    let readers = Readers::of_whole_batches(&writers.content, arguments.fetch_bytes, ends);
+    let readers = readers.context("--fetch-bytes is too much")?;
+    Ok(Readers { connections: usize::from(arguments.connections), pace, once, ..readers })
 }
 
 /// What is asked of the broker.

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use ottla_load::admin::{self, TopicShape};
-use ottla_load::bootstrap;
+use ottla_load::served;
 
 use super::flow::fresh_name;
 use super::report::{Durable, Measured, Report, Watcher, ping_pong};
@@ -30,7 +30,7 @@ pub(super) fn measure(arguments: &Arguments, target: &Target) -> anyhow::Result<
     let milliseconds = || began.elapsed().as_secs_f64() * 1_000.0;
     admin::create(&mut connection, &names, &shape)?;
     let answered_ms = milliseconds();
-    let led = bootstrap::wait_until_all_served(target.bootstrap(), &names, LIMIT);
+    let led = served::wait_until_all_served(target.bootstrap(), &names, LIMIT);
     let led_ms = milliseconds();
     let (broker_processes, generator_cpu_seconds) = watcher.end(0);
     if !arguments.keep {

@@ -1,19 +1,20 @@
 //! `load`: the generator on the command line. Every command prints one line of JSON.
 
+mod flow;
+mod idle;
+
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use ottla_load::admin::{self, TopicShape};
 use ottla_load::bootstrap::{self, Bootstrap};
+use ottla_load::control;
 use ottla_load::first_record::{self, Wish};
 use ottla_load::gap::{self, Steady};
-use ottla_load::payload::{BatchShape, Content};
-use ottla_load::plan::{Pace, Plan, Span, Writers, now_ms};
-use ottla_load::{Watch, control};
+use ottla_load::served;
 use serde_json::json;
 
 /// How long a new topic may take until it is served.
@@ -30,13 +31,17 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Produces to a topic, as fast as it goes or at a rate.
-    Produce(Produce),
+    Produce(flow::Produce),
+    /// Reads what a topic holds, over and over, as fast as it goes.
+    Fetch(flow::Fetch),
+    /// Opens connections that do nothing, tells how many, and holds them until its standard input ends.
+    Idle(idle::Idle),
     /// Makes many topics in one request.
     Topics(Topics),
     /// Waits for a broker that starts until it has acknowledged a record.
     First(First),
-    /// Removes a topic.
-    Remove(Topic),
+    /// Removes a topic, or those that `topics` made.
+    Remove(Remove),
     /// Tells which node decides, and how a topic's partitions are led.
     Leaders(Topic),
     /// Produces steadily to one partition, and tells the longest time without an acknowledgement. Ends after its standard input did and
@@ -71,48 +76,6 @@ impl Broker {
 }
 
 #[derive(Args)]
-struct Produce {
-    #[command(flatten)]
-    broker: Broker,
-    #[arg(long)]
-    topic: String,
-    /// The topic is there already; else it is made.
-    #[arg(long)]
-    existing: bool,
-    /// Removes the topic at the end.
-    #[arg(long)]
-    delete: bool,
-    /// Records per second, in an open loop. Without it: as many as the broker takes.
-    #[arg(long)]
-    rate: Option<f64>,
-    /// Bytes of a record's value.
-    #[arg(long, default_value_t = 1_024)]
-    size: usize,
-    /// Bytes of a batch: as many records as fit, one at least.
-    #[arg(long, default_value_t = 16_384)]
-    batch: usize,
-    #[arg(long, default_value = "all", value_parser = acks)]
-    acks: i16,
-    #[arg(long, default_value_t = 1)]
-    connections: usize,
-    /// Requests that each connection keeps in flight, where no rate is given.
-    #[arg(long, default_value_t = 5)]
-    in_flight: usize,
-    /// Seconds.
-    #[arg(long, default_value_t = 10.0)]
-    duration: f64,
-    /// Threads of the generator.
-    #[arg(long, default_value_t = 4)]
-    threads: usize,
-    /// Seconds before that in which answers are not counted.
-    #[arg(long, default_value_t = 0.0)]
-    warmup: f64,
-    /// So many records instead of a duration; without a rate only.
-    #[arg(long, conflicts_with = "rate")]
-    records: Option<u64>,
-}
-
-#[derive(Args)]
 struct Topics {
     #[command(flatten)]
     broker: Broker,
@@ -132,6 +95,15 @@ struct Topic {
     broker: Broker,
     #[arg(long)]
     topic: String,
+}
+
+#[derive(Args)]
+struct Remove {
+    #[command(flatten)]
+    of: Topic,
+    /// So many, whose names are that and a number.
+    #[arg(long)]
+    count: Option<usize>,
 }
 
 #[derive(Args)]
@@ -187,14 +159,6 @@ struct Control {
     duration: f64,
 }
 
-fn acks(text: &str) -> Result<i16, String> {
-    match text {
-        "all" | "-1" => Ok(-1),
-        "1" => Ok(1),
-        other => Err(format!("{other}: `all` or `1` (nothing answers acks=0, so there is nothing to time)")),
-    }
-}
-
 fn pair(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or_else(|| format!("{text}: give it as NAME=VALUE"))?;
     Ok((name.to_owned(), value.to_owned()))
@@ -202,13 +166,12 @@ fn pair(text: &str) -> Result<(String, String), String> {
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
-        Command::Produce(arguments) => produce(arguments),
+        Command::Produce(arguments) => flow::produce(&arguments),
+        Command::Fetch(arguments) => flow::fetch(&arguments),
+        Command::Idle(arguments) => idle::hold(&arguments),
         Command::Topics(arguments) => topics(&arguments),
         Command::First(arguments) => first(arguments),
-        Command::Remove(arguments) => {
-            admin::delete(&mut arguments.broker.bootstrap_server.connect()?, &arguments.topic)?;
-            print(&json!({}))
-        }
+        Command::Remove(arguments) => remove(&arguments),
         Command::Leaders(arguments) => leaders(&arguments),
         Command::Gap(arguments) => gap(arguments),
         Command::Control(arguments) => {
@@ -219,49 +182,8 @@ fn main() -> anyhow::Result<()> {
     }
 }
 
-fn produce(arguments: Produce) -> anyhow::Result<()> {
-    let bootstrap = &arguments.broker.bootstrap_server;
-    let mut admin = bootstrap.connect()?;
-    if !arguments.existing {
-        admin::create(&mut admin, std::slice::from_ref(&arguments.topic), &arguments.broker.shape())?;
-    }
-    let duration = Duration::try_from_secs_f64(arguments.duration)?;
-    let pace = match arguments.rate {
-        Some(rate) => {
-            anyhow::ensure!(rate > 0.0, "--rate {rate}: give a number above 0");
-            Pace::Rate(rate)
-        }
-        None => Pace::InFlight(arguments.in_flight.max(1)),
-    };
-    let shape = BatchShape::filling(arguments.size, arguments.batch);
-    let plan = Plan {
-        leaders: bootstrap::wait_until_served(bootstrap, &arguments.topic, NEW_TOPIC_LIMIT)?,
-        topic: arguments.topic.clone(),
-        writers: Some(Writers {
-            connections: arguments.connections.max(1),
-            content: Content::plain(shape, now_ms()),
-            acks: arguments.acks,
-            idempotent: false,
-            pace,
-        }),
-        followers: None,
-        readers: None,
-        warmup: Duration::try_from_secs_f64(arguments.warmup)?,
-        span: arguments.records.map_or(Span::Elapsed(duration), Span::Records),
-        threads: arguments.threads,
-    };
-    let outcome = ottla_load::run(&plan, &Watch::over(duration))?;
-    let figures = outcome.produce.context("nothing was produced")?;
-    anyhow::ensure!(figures.errors.is_empty(), "records were not taken: {:?}", figures.errors);
-    if arguments.delete {
-        admin::delete(&mut admin, &arguments.topic)?;
-    }
-    print(&figures)
-}
-
 fn topics(arguments: &Topics) -> anyhow::Result<()> {
-    let names: Vec<String> =
-        (0..arguments.count).map(|number| format!("{}{number}", arguments.prefix)).collect();
+    let names = numbered(&arguments.prefix, arguments.count);
     let bootstrap = &arguments.broker.bootstrap_server;
     let mut connection = bootstrap.connect()?;
     let began = Instant::now();
@@ -269,12 +191,24 @@ fn topics(arguments: &Topics) -> anyhow::Result<()> {
     admin::create(&mut connection, &names, &arguments.broker.shape())?;
     let answered_ms = milliseconds();
     if arguments.led {
-        for name in &names {
-            bootstrap::wait_until_served(bootstrap, name, NEW_TOPIC_LIMIT)?;
+        match &names[..] {
+            [one] => drop(served::wait_until_served(bootstrap, one, NEW_TOPIC_LIMIT)?),
+            many => served::wait_until_all_served(bootstrap, many, NEW_TOPIC_LIMIT)?,
         }
     }
     let led_ms = arguments.led.then(milliseconds);
     print(&json!({ "topics": names.len(), "answered_ms": answered_ms, "led_ms": led_ms }))
+}
+
+fn numbered(prefix: &str, count: usize) -> Vec<String> {
+    (0..count).map(|number| format!("{prefix}{number}")).collect()
+}
+
+fn remove(arguments: &Remove) -> anyhow::Result<()> {
+    let Topic { broker, topic } = &arguments.of;
+    let names = arguments.count.map_or_else(|| vec![topic.clone()], |count| numbered(topic, count));
+    admin::delete_all(&mut broker.bootstrap_server.connect()?, &names)?;
+    print(&json!({ "topics": names.len() }))
 }
 
 fn leaders(arguments: &Topic) -> anyhow::Result<()> {
