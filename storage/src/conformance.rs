@@ -9,11 +9,12 @@ use crate::disk::{Disk, OpenMode};
 /// Runs every case in a directory of its own under `root`. Panics at the first difference.
 pub(crate) fn run(disk: Arc<dyn Disk>, root: &Path) {
     type Case = (&'static str, fn(&dyn Disk, &Path));
-    let cases: [Case; 9] = [
+    let cases: [Case; 10] = [
         ("files_grow_by_writing", files_grow_by_writing),
         ("open_modes", open_modes),
         ("allocation_keeps_the_length", allocation_keeps_the_length),
         ("cutting_and_growing", cutting_and_growing),
+        ("zeros_are_written_where_asked", zeros_are_written_where_asked),
         ("maps_show_what_is_written_later", maps_show_what_is_written_later),
         ("removed_files_live_on_while_open", removed_files_live_on_while_open),
         ("renaming_replaces", renaming_replaces),
@@ -77,6 +78,17 @@ fn cutting_and_growing(disk: &dyn Disk, dir: &Path) {
     assert!(bytes[..5_000].iter().all(|byte| *byte == 9), "what was kept");
     assert!(bytes[5_000..6_000].iter().all(|byte| *byte == 0), "what was cut reads as zeros");
     assert!(bytes[6_000..].iter().all(|byte| *byte == 8), "what came after");
+}
+
+fn zeros_are_written_where_asked(disk: &dyn Disk, dir: &Path) {
+    let file = disk.open(&dir.join("a"), OpenMode::New).expect("create");
+    file.write_at(&[9; 1_000], 0).expect("write");
+    file.write_zeros(300_000, 900).expect("fill");
+    file.write_at(&[8; 100], 900).expect("write");
+    let bytes = disk.read(&dir.join("a")).expect("read");
+    assert_eq!(bytes.len(), 300_900);
+    assert!(bytes[..900].iter().all(|byte| *byte == 9) && bytes[900..1_000].iter().all(|byte| *byte == 8));
+    assert!(bytes[1_000..].iter().all(|byte| *byte == 0));
 }
 
 fn maps_show_what_is_written_later(disk: &dyn Disk, dir: &Path) {

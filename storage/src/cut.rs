@@ -57,6 +57,7 @@ impl Log {
             self.create_segment()?;
         } else {
             self.allocated = 0;
+            self.fill.begin_anew();
             self.first_timestamp = None;
         }
         for segment in gone.iter().rev() {

@@ -67,6 +67,12 @@ pub trait Disk: Send + Sync + fmt::Debug + 'static {
         8192
     }
 
+    /// In which pieces files in `dir` are best filled ahead of the data (see `fill`): where the page cache makes room by as large pieces
+    /// as are written. `None`: that would gain nothing.
+    fn fill_bytes(&self, _dir: &Path) -> Option<u64> {
+        None
+    }
+
     /// A whole small file.
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         let file = self.open(path, OpenMode::Existing)?;
@@ -90,6 +96,8 @@ pub trait DiskLock: Send + Sync + fmt::Debug {}
 pub trait File: Send + Sync + fmt::Debug + 'static {
     /// Writes all of `bytes`, growing the file where they end past its length.
     fn write_at(&self, bytes: &[u8], position: u64) -> io::Result<()>;
+    /// Writes zeros, in one call where that is possible. Says whether it took longer than copying into memory at hand takes.
+    fn write_zeros(&self, len: u64, position: u64) -> io::Result<bool>;
     /// Reads what is there, up to the length of `into`; 0 at the end of the file.
     fn read_at(&self, into: &mut [u8], position: u64) -> io::Result<usize>;
     /// Reserves blocks for `len` bytes from `position` on without changing the file's length, so that writing them cannot find the

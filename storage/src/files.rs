@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -20,14 +20,27 @@ const INDEX_BYTES_MAX: usize = 64 << 20;
 pub(crate) struct FileCache {
     disk: Arc<dyn Disk>,
     capacity: usize,
+    /// See [`Disk::fill_bytes`].
+    fill_bytes: Option<u64>,
     /// Lock order: this one is held while a segment is asked to let go.
     ring: Mutex<VecDeque<Weak<Segment>>>,
     index_bytes: AtomicUsize,
 }
 
 impl FileCache {
-    pub(crate) fn new(disk: Arc<dyn Disk>, capacity: usize) -> Arc<Self> {
-        Arc::new(Self { disk, capacity, ring: Mutex::default(), index_bytes: AtomicUsize::new(0) })
+    pub(crate) fn new(disk: Arc<dyn Disk>, dir: &Path) -> Arc<Self> {
+        let (capacity, fill_bytes) = (disk.open_files_max(), disk.fill_bytes(dir));
+        Arc::new(Self {
+            disk,
+            capacity,
+            fill_bytes,
+            ring: Mutex::default(),
+            index_bytes: AtomicUsize::new(0),
+        })
+    }
+
+    pub(crate) fn fill_bytes(&self) -> Option<u64> {
+        self.fill_bytes
     }
 
     pub(crate) fn disk(&self) -> &Arc<dyn Disk> {

@@ -56,9 +56,10 @@ impl FlushTicket {
         }
         for Dirty { segment, opened } in &self.dirty {
             if segment.is_sealed() {
-                // Gives back what was allocated past the end. A truncated segment may still be shown past its end.
-                let whole = opened.file().len().is_ok_and(|len| len == segment.size());
-                if whole && let Err(error) = opened.file().set_len(segment.size()) {
+                // Gives back what was allocated, and maybe filled, past the end. A truncated segment may still be shown there.
+                let free =
+                    !segment.is_truncated() || opened.file().len().is_ok_and(|len| len == segment.size());
+                if free && let Err(error) = opened.file().set_len(segment.size()) {
                     tracing::debug!("cannot trim {}: {error}", segment.path().display());
                 }
             }

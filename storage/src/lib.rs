@@ -6,7 +6,7 @@
 //! - [`disk`]: the only door to the operating system; [`mmap`] is the real one, [`memory`] the simulated one; one suite
 //!   (conformance) that both pass.
 //! - [`logdir`]: one log directory: lock, identity, how the last process stopped, journal, logs.
-//! - [`log`]: one partition's log: append, read, flush, truncate, trim; over [`segment`]s and their [`index`]es.
+//! - [`log`]: one partition's log: append, read, flush, truncate, trim; over [`segment`]s and their [`index`]es, `fill`ed ahead.
 //! - [`journal`], [`epochs`], [`checkpoint`], [`twin`], [`producers`]: the small facts.
 //! - [`recovery`], [`retention`], [`compaction`]: opening after a crash, what may go, rewriting.
 
@@ -19,6 +19,7 @@ pub mod disk;
 pub mod epochs;
 pub mod error;
 mod files;
+mod fill;
 pub mod flush;
 mod head;
 mod index;

@@ -18,6 +18,7 @@ use ottla_protocol::types::{LeaderEpoch, Offset, Uuid};
 use crate::epochs::EpochHistory;
 use crate::error::{StorageError, is_full};
 use crate::files::{FileCache, Opened};
+use crate::fill::FillAhead;
 use crate::flush::{FlushState, FlushTicket};
 use crate::head::{HEAD_LEN, Head};
 use crate::journal::{DurablePoint, Journal, JournalEntry, JournalSequence};
@@ -41,6 +42,8 @@ pub struct LogOptions {
     pub segment_jitter_ms: i64,
     /// `index.interval.bytes`; acts on segments made or opened later.
     pub index_interval_bytes: u32,
+    /// Nobody waits until appends are on the disk: where many come, the file is filled ahead of them.
+    pub fill_ahead: bool,
 }
 
 impl Default for LogOptions {
@@ -51,6 +54,7 @@ impl Default for LogOptions {
             segment_ms: 7 * 24 * 3600 * 1000,
             segment_jitter_ms: 0,
             index_interval_bytes: 4096,
+            fill_ahead: false,
         }
     }
 }
@@ -85,6 +89,7 @@ pub struct Log {
     pub(crate) flush: FlushState,
     /// Blocks of the last segment are reserved up to here.
     pub(crate) allocated: u64,
+    pub(crate) fill: FillAhead,
     /// The largest timestamp of the last segment's first batch; `None` if nobody has looked yet.
     pub(crate) first_timestamp: Option<i64>,
     /// The directory exists.
@@ -219,8 +224,10 @@ impl Log {
         let opened = segment.open()?;
         let size = segment.size();
         self.allocate(&opened, size, batches.len() as u64)?;
-        if let Err(error) = segment.append(&**opened.file(), batches, heads) {
+        let filled = self.fill_ahead(&opened, size, batches.len() as u64, now_ms);
+        if let Err(error) = filled.and_then(|()| segment.append(&**opened.file(), batches, heads)) {
             // Nobody was promised these bytes, but a part of them may be there, and must not be in the way of the next.
+            self.fill.begin_anew();
             return Err(match opened.file().set_len(size) {
                 Ok(()) if is_full(&error) => StorageError::Full { path: segment.path().to_path_buf() },
                 _ => self.offline("a write", &error),
@@ -328,6 +335,7 @@ impl Log {
         self.flush.note_names(self.dir.clone());
         Arc::make_mut(&mut self.segments).push(segment);
         self.allocated = 0;
+        self.fill.begin_anew();
         self.first_timestamp = None;
         Ok(())
     }
@@ -339,7 +347,13 @@ impl Log {
             return Ok(());
         }
         let step = self.allocated.clamp(ALLOCATE_MIN, ALLOCATE_MAX).max(len);
-        let roomy = (size + step).min(self.options.segment_bytes.max(needed));
+        let mut roomy = size + step;
+        if let Some(piece) = self.files.fill_bytes()
+            && roomy - roomy % piece >= needed
+        {
+            roomy -= roomy % piece;
+        }
+        let roomy = roomy.min(self.options.segment_bytes.max(needed));
         for target in [roomy, needed] {
             match opened.file().allocate(size, target - size) {
                 Ok(()) => {
@@ -351,6 +365,18 @@ impl Log {
             }
         }
         Err(StorageError::Full { path: self.dir.clone() })
+    }
+
+    /// Has the page cache make room for many appends at once; see [`crate::fill`].
+    fn fill_ahead(&mut self, opened: &Opened, size: u64, len: u64, now_ms: i64) -> io::Result<()> {
+        let Some(piece) = self.files.fill_bytes().filter(|_| self.options.fill_ahead) else { return Ok(()) };
+        let Some((from, to)) = self.fill.plan(piece, size, len, now_ms) else { return Ok(()) };
+        // Never where a write could find the disk full.
+        let to = to.min(self.allocated);
+        if from < to {
+            self.fill.note(opened.file().write_zeros(to - from, from)?);
+        }
+        Ok(())
     }
 
     pub(crate) fn record_epochs(&self) {
@@ -453,6 +479,13 @@ impl Log {
         }
         if let Some(last) = self.segments.last() {
             last.save_index();
+            // What was filled ahead: the next start need not look at it.
+            if let Some(opened) = last.opened()
+                && !last.is_truncated()
+                && let Err(error) = opened.file().set_len(last.size())
+            {
+                tracing::debug!("cannot trim {}: {error}", last.path().display());
+            }
         }
         self.entry.update(|facts| facts.log_start = self.start);
         Ok(())

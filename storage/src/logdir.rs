@@ -116,7 +116,7 @@ impl LogDir {
         }
         let (journal, journal_report) = Journal::open(Arc::clone(&disk), &journal_path)?;
         let dir = Self {
-            files: FileCache::new(Arc::clone(&disk), disk.open_files_max()),
+            files: FileCache::new(Arc::clone(&disk), path),
             disk,
             path: path.to_path_buf(),
             directory_id,

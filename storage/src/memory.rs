@@ -19,6 +19,8 @@ use state::{Dir, Inode, NameChange, Node, State};
 
 use crate::disk::{DirEntry, Disk, DiskLock, File, Keep, Map, OpenMode, Space};
 
+const FILL_BYTES: u64 = 1_024;
+
 /// A disk in memory. Clones show the same disk.
 #[derive(Clone, Debug)]
 pub struct MemoryDisk {
@@ -247,6 +249,11 @@ impl Disk for MemoryDisk {
         Ok(Box::new(MemoryLock { disk: self.clone(), path: path.to_path_buf() }))
     }
 
+    /// As small as is of use, so that few appends meet every case.
+    fn fill_bytes(&self, _dir: &Path) -> Option<u64> {
+        Some(FILL_BYTES)
+    }
+
     fn boot_id(&self, _dir: &Path) -> Option<String> {
         Some(format!("boot-{}", self.state().boot))
     }
@@ -280,7 +287,12 @@ impl File for MemoryFile {
         if let Err(stopped) = state.change() {
             if !was_stopped {
                 // The process died while the kernel copied: a part is there, from the front.
-                let part = bytes.len() * (state.changes % 4) as usize / 4;
+                let end = position + bytes.len() * (state.changes % 4) as usize / 4;
+                // Over what was there before, as a kernel does, which looks for signals between two pages and not within one. (Sectors
+                // are unkinder, and small writes meet more of them.)
+                let is_over = position < state.file(self.inode).data.len();
+                let end = if is_over { end - end % state::SECTOR } else { end };
+                let part = end.saturating_sub(position);
                 state.file_mut(self.inode).write(&bytes[..part], position);
             }
             return Err(stopped);
@@ -291,6 +303,11 @@ impl File for MemoryFile {
         state.reserve(self.inode, (position + bytes.len()) as u64)?;
         state.file_mut(self.inode).write(bytes, position);
         Ok(())
+    }
+
+    fn write_zeros(&self, len: u64, position: u64) -> io::Result<bool> {
+        self.write_at(&vec![0; usize::try_from(len).map_err(io::Error::other)?], position)?;
+        Ok(false)
     }
 
     fn read_at(&self, into: &mut [u8], position: u64) -> io::Result<usize> {

@@ -7,6 +7,9 @@
 //! - after a kill every byte that was written is there, so that only an append that was under way may be there in part. Headers are
 //!   walked and bodies left to their first reader, who checks them. Anything else that is wrong is damage.
 //!
+//! A file that was filled ahead (`fill`) ends in zeros: there the data end. An append that was under way over them is a batch whose own end is
+//! zeros still, and whose checksum is wrong.
+//!
 //! Damage, and whatever is missing below the durable point, is never cut. The log opens quarantined: readable where it is sound, and
 //! taking no appends until a replica refetches it ([`Log::restart_at`]) or somebody restores the file.
 
@@ -16,9 +19,11 @@ use std::sync::Arc;
 
 use ottla_protocol::types::{Offset, Uuid};
 
+use crate::disk::File;
 use crate::epochs::EpochHistory;
 use crate::error::StorageError;
 use crate::files::{FileCache, Opened};
+use crate::fill::FillAhead;
 use crate::flush::FlushState;
 use crate::head::{HEAD_LEN, Head, is_sound};
 use crate::index::Index;
@@ -31,6 +36,10 @@ use crate::segment::{Found, Segment, Walk, WalkError, parse_file_name, read_exac
 
 /// How much is read at a time.
 const SCAN_BYTES: u64 = 1 << 20;
+/// The same where the end of what was written is looked for.
+const LOOK_BYTES: u64 = 16 << 10;
+/// A write that a kill interrupts ends where such a block of its file does: kernels look for signals between pages.
+const BLOCK_BYTES: u64 = 512;
 /// Files that were being written when the process stopped.
 const UNFINISHED: [&str; 2] = [".compacting", ".tmp"];
 
@@ -137,6 +146,7 @@ pub(crate) fn open(
         epochs,
         flush,
         allocated: 0,
+        fill: FillAhead::default(),
         first_timestamp: None,
         has_dir,
         failure,
@@ -308,11 +318,17 @@ impl Opening<'_> {
         if position < file.len {
             let opened = segment.open()?;
             let mut scan = Scan::new(&opened, &segment, file.len, position, !self.killed);
+            if stop.is_none() {
+                match written_end(&**opened.file(), position, file.len) {
+                    Ok(end) => scan.written = end,
+                    Err(error) => tracing::warn!("{}", scan.cannot_read(&error)),
+                }
+            }
             if self.killed && self.recovery.walked_from.is_none() {
                 self.recovery.walked_from = Some(self.end);
             }
             // Where the next file's first offset is reached, the rest does not exist, whatever it is.
-            while scan.at < file.len && stop != Some(self.end) {
+            while scan.at < scan.written && stop != Some(self.end) {
                 match scan.next(self.end, &self.epochs) {
                     Ok(head) if stop.is_some_and(|stop| head.last >= stop) => {
                         let reason = format!(
@@ -336,8 +352,8 @@ impl Opening<'_> {
                 }
             }
             self.flush.note_dirty(&segment, &opened);
-            if wrong.is_none() && stop.is_some() && segment.size() < file.len {
-                // Truncated away; see the rule about bytes past the next segment's base.
+            if wrong.is_none() && segment.size() < file.len {
+                // Filled ahead, or truncated away; see the rule about bytes past the next segment's base.
                 let size = segment.size();
                 opened
                     .file()
@@ -413,12 +429,30 @@ impl Opening<'_> {
     }
 }
 
+/// Where what was written to a file ends, looked for from its end back to `from`: behind it are zeros alone.
+fn written_end(file: &dyn File, from: u64, len: u64) -> io::Result<u64> {
+    let mut buffer = [0; LOOK_BYTES as usize];
+    let mut end = len;
+    while end > from {
+        let start = end.saturating_sub(LOOK_BYTES).max(from);
+        let bytes = &mut buffer[..(end - start) as usize];
+        read_exactly(file, bytes, start)?;
+        if let Some(last) = bytes.iter().rposition(|byte| *byte != 0) {
+            return Ok(start + last as u64 + 1);
+        }
+        end = start;
+    }
+    Ok(from)
+}
+
 /// Looks at a file's batches one after the other.
 struct Scan<'a> {
     opened: &'a Opened,
     segment: &'a Segment,
     walk: Walk<'a>,
     len: u64,
+    /// What was written ends here: the file's end, or where nothing but zeros follows.
+    written: u64,
     at: u64,
     /// Checksums are looked at.
     is_checking: bool,
@@ -430,7 +464,8 @@ struct Scan<'a> {
 impl<'a> Scan<'a> {
     fn new(opened: &'a Opened, segment: &'a Segment, len: u64, at: u64, is_checking: bool) -> Self {
         let walk = Walk::new(&**opened.file(), len);
-        Self { opened, segment, walk, len, at, is_checking, window: Vec::new(), window_start: at }
+        let (window, window_start) = (Vec::new(), at);
+        Self { opened, segment, walk, len, written: len, at, is_checking, window, window_start }
     }
 
     /// The batch at the scan's position: it is whole, its checksum is right, and it continues the log.
@@ -452,11 +487,23 @@ impl<'a> Scan<'a> {
     }
 
     fn walked(&mut self) -> Result<Head, Wrong> {
-        self.walk.head(self.at).map_err(|error| match error {
+        let head = self.walk.head(self.at).map_err(|error| match error {
             WalkError::Unfinished(reason) => Wrong { reason, unfinished: true },
-            WalkError::Corrupt(reason) => Wrong { reason, unfinished: false },
+            WalkError::Corrupt(reason) => {
+                Wrong { reason, unfinished: self.written - self.at < HEAD_LEN as u64 }
+            }
             WalkError::Io(error) => Wrong { reason: self.cannot_read(&error), unfinished: false },
-        })
+        })?;
+        let last_byte = self.at + head.size - 1;
+        if self.written <= last_byte - last_byte % BLOCK_BYTES {
+            let is_whole = self.bytes(head.size as usize).map(is_sound);
+            if !is_whole.map_err(|reason| Wrong { reason, unfinished: false })? {
+                let written = self.written - self.at;
+                let reason = format!("{written} bytes of a batch of {} were written", head.size);
+                return Err(Wrong { reason, unfinished: true });
+            }
+        }
+        Ok(head)
     }
 
     fn checked(&mut self) -> Result<Head, Wrong> {

@@ -41,6 +41,8 @@ pub(crate) struct Segment {
     /// The offset after its last record; of a sealed one, the base of the next segment.
     end: AtomicI64,
     sealed: AtomicBool,
+    /// Cut to an earlier end: slices may still show what lies past it.
+    truncated: AtomicBool,
     /// Whether `size` is known to end where the next segment begins. A segment found at start is only looked at when it is used.
     settled: AtomicBool,
     /// Removed or replaced: what the path names now is something else.
@@ -83,6 +85,7 @@ impl Segment {
             size: AtomicU64::new(found.size),
             end: AtomicI64::new(found.end.0),
             sealed: AtomicBool::new(found.sealed),
+            truncated: AtomicBool::new(false),
             settled: AtomicBool::new(found.settled),
             gone: AtomicBool::new(false),
             used: AtomicBool::new(true),
@@ -129,6 +132,10 @@ impl Segment {
 
     pub(crate) fn is_sealed(&self) -> bool {
         self.sealed.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn is_truncated(&self) -> bool {
+        self.truncated.load(Ordering::Acquire)
     }
 
     pub(crate) fn index(&self) -> MutexGuard<'_, Index> {
@@ -273,6 +280,7 @@ impl Segment {
         // Readers take the file first and the size after it: who still has the old file keeps the cut off.
         self.size.store(size, Ordering::Release);
         self.end.store(end.0, Ordering::Release);
+        self.truncated.store(true, Ordering::Release);
         self.sealed.store(true, Ordering::Release);
         self.verified().truncate(size);
         let mut index = self.index();

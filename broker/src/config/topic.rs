@@ -102,6 +102,7 @@ impl TopicConfig {
             segment_ms: self.segment_ms,
             segment_jitter_ms: 0,
             index_interval_bytes: self.index_interval_bytes,
+            fill_ahead: !self.is_flushed_before_ack(),
         }
     }
 

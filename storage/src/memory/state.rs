@@ -12,7 +12,7 @@ use super::Crash;
 
 /// What is kept in memory as one; a sector of it is what survives or vanishes as one.
 const PAGE: usize = 4096;
-const SECTOR: usize = 512;
+pub(super) const SECTOR: usize = 512;
 pub(super) const ROOT: u64 = 0;
 
 #[derive(Debug)]

@@ -23,6 +23,7 @@ const OPTIONS: LogOptions = LogOptions {
     segment_ms: i64::MAX,
     segment_jitter_ms: 0,
     index_interval_bytes: 200,
+    fill_ahead: true,
 };
 
 type Key = Option<Vec<u8>>;

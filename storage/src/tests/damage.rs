@@ -164,6 +164,69 @@ fn after_a_kill_a_bad_batch_past_the_durable_end_is_damage_and_an_unfinished_one
     assert_eq!(read_all(&log).expect("sound").len(), 100 * 161 + 561 + 62);
 }
 
+/// A log of batches of 561 bytes in one file, filled ahead of them, and killed; with the end of its data.
+fn filled_ahead(batches: i64) -> (MemoryDisk, u64) {
+    let disk = MemoryDisk::new();
+    let options = LogOptions { segment_bytes: 1 << 20, ..OPTIONS };
+    let (_dir, mut log, _) = open(&disk, options);
+    for offset in 0..batches {
+        log.append(&single(offset, 0, 500), 0).expect("append");
+    }
+    (disk.after_crash(Crash::Kill, 1), batches as u64 * 561)
+}
+
+#[test]
+fn zeros_ahead_of_the_data_are_no_damage_and_go_when_the_log_is_opened_or_closed() {
+    let (killed, size) = filled_ahead(10);
+    let len = killed.read(&file(0)).expect("read").len() as u64;
+    assert!(size < len && len <= size + 1_024, "{len} bytes for {size} of data");
+    let (dir, mut log, recovery) = open(&killed, LogOptions { segment_bytes: 1 << 20, ..OPTIONS });
+    assert!(recovery.is_intact() && recovery.cut.is_none() && log.end_offset() == Offset(10));
+    assert_eq!(killed.read(&file(0)).expect("read").len() as u64, size);
+    for offset in 10..20 {
+        log.append(&single(offset, 0, 500), 0).expect("append");
+    }
+    assert!(killed.read(&file(0)).expect("read").len() > 20 * 561);
+    log.seal();
+    flush(&mut log);
+    assert_eq!(killed.read(&file(0)).expect("read").len(), 20 * 561, "sealed");
+    for offset in 20..30 {
+        log.append(&single(offset, 0, 500), 0).expect("append");
+    }
+    log.close().expect("close");
+    drop(dir);
+    assert_eq!(killed.read(&file(20)).expect("read").len(), 10 * 561, "closed");
+}
+
+#[test]
+fn an_append_that_a_kill_interrupted_over_zeros_is_cut_and_a_flipped_bit_is_not() {
+    let options = LogOptions { segment_bytes: 1 << 20, ..OPTIONS };
+    for block in [10 * 561 / 512 + 1, 10 * 561 / 512 + 2] {
+        let (killed, size) = filled_ahead(11);
+        let cut_at = block * 512;
+        let handle = killed.open(&file(0), crate::disk::OpenMode::Existing).expect("open");
+        handle.write_zeros(size - cut_at, cut_at).expect("an append that was under way");
+        let (_dir, log, recovery) = open(&killed, options);
+        let cut = recovery.cut.expect("cut");
+        assert_eq!((cut.end, cut.position), (Offset(10), 10 * 561));
+        assert_eq!(read_all(&log).expect("sound").len(), 10 * 561);
+    }
+    let (killed, size) = filled_ahead(11);
+    killed.flip_bit(&file(0), size - 300, 3).expect("flip");
+    let (_dir, log, recovery) = open(&killed, options);
+    assert!(recovery.is_intact() && recovery.cut.is_none() && log.end_offset() == Offset(11));
+    assert!(matches!(
+        read(&log, Offset(10), Offset(11), 1_000, true),
+        Err(StorageError::CorruptBatch { .. })
+    ));
+    // Within a header.
+    let (killed, size) = filled_ahead(11);
+    let handle = killed.open(&file(0), crate::disk::OpenMode::Existing).expect("open");
+    handle.write_zeros(size - 10 * 561 - 14, 10 * 561 + 14).expect("an append that was under way");
+    let (_dir, _log, recovery) = open(&killed, options);
+    assert_eq!(recovery.cut.expect("cut").end, Offset(10));
+}
+
 #[test]
 fn an_epoch_whose_records_were_lost_does_not_condemn_older_ones_that_take_their_place() {
     let disk = MemoryDisk::new();

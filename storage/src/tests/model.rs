@@ -135,8 +135,13 @@ pub(crate) fn read_all(log: &Log) -> Result<Vec<u8>, StorageError> {
     Ok(bytes)
 }
 
-pub(crate) const OPTIONS: LogOptions =
-    LogOptions { segment_bytes: 6_000, segment_ms: 5_000, segment_jitter_ms: 0, index_interval_bytes: 300 };
+pub(crate) const OPTIONS: LogOptions = LogOptions {
+    segment_bytes: 6_000,
+    segment_ms: 5_000,
+    segment_jitter_ms: 0,
+    index_interval_bytes: 300,
+    fill_ahead: true,
+};
 
 /// One step of a random life.
 pub(crate) fn step(rng: &mut SmallRng, log: &mut Log, model: &mut Model) -> Result<(), StorageError> {
@@ -155,8 +160,8 @@ pub(crate) fn step(rng: &mut SmallRng, log: &mut Log, model: &mut Model) -> Resu
         84..89 => {
             let back = rng.random_range(0..30).min(model.end.0 - model.start.0);
             let end = model.end.plus(-back);
-            // A batch has up to six records, and goes as a whole.
-            model.cut_to = end.plus(-6);
+            // A batch has up to six records and goes as a whole, and the one before ends up to 20 offsets earlier.
+            model.cut_to = end.plus(-26);
             let cut = log.truncate_to(end)?;
             model.truncate(end);
             assert_eq!(cut, log.end_offset());

@@ -24,6 +24,7 @@ fn a_search_by_time_finds_what_a_look_at_every_record_finds() {
                 segment_ms: i64::MAX,
                 segment_jitter_ms: 0,
                 index_interval_bytes: 150,
+                fill_ahead: true,
             };
             let (log, _) = dir.open_log("t-0", Uuid::ZERO, options).expect("open");
             (dir, log)
