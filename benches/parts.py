@@ -7,6 +7,8 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "benchmarks.md"
+MARKS = ("<!-- table: parts -->", "<!-- end of table: parts -->")
 UNITS = ((1e9, "s"), (1e6, "ms"), (1e3, "µs"), (1, "ns"))
 
 
@@ -14,6 +16,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--baseline", default="new", help="as it was saved with --save-baseline [default: the last run]")
     parser.add_argument("--beside", help="another baseline, which the first is compared to")
+    parser.add_argument("--docs", action="store_true", help="puts the table in its place in docs/benchmarks.md")
     return parser.parse_args()
 
 
@@ -58,7 +61,12 @@ def main() -> None:
         rows = [["part", options.baseline, options.beside, "ratio"]]
         rows += [[name, time(first[name][0]), time(second[name][0]), f"{first[name][0] / second[name][0]:.2f}"] for name in both]
     rows.insert(1, ["---", *("--:" for _ in rows[0][1:])])
-    print("\n".join("| " + " | ".join(row) + " |" for row in rows))
+    table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    print(table)
+    if options.docs:
+        before, rest = PAGE.read_text().split(MARKS[0])
+        after = rest.split(MARKS[1])[1]
+        PAGE.write_text(f"{before}{MARKS[0]}\n{table}\n{MARKS[1]}{after}")
 
 
 if __name__ == "__main__":

@@ -17,12 +17,12 @@ from statistics import median
 
 from brokers import Broker, Ottla
 from generator import Idle, Load
-from measures import BATCH_BYTES, GIB, RECORD_BYTES, Bench, Plan
+from measures import BATCH_BYTES, GIB, GONE_SOON, RECORD_BYTES, Bench, Plan
 from report import short
 
 WRITERS = ["--size", RECORD_BYTES, "--batch", BATCH_BYTES, "--connections", 4]
 # Of the disk this much stays free.
-SPARE_GIB = 8
+SPARE_GIB = 4
 # Descriptors that a broker with its connections, and the generator with its own, may need.
 DESCRIPTORS = 65_536
 
@@ -35,11 +35,13 @@ class FlatPlan:
     log_gib: tuple[float, ...] = (0.1, 1, 5, 20)
     connections: tuple[int, ...] = (10, 100, 1_000, 5_000)
     rounds: int = 3
-    records: int = 1_000_000
+    records: int = 500_000
+    # Fewer, for logs take room enough.
+    log_records: int = 250_000
     idle_s: int = 10
 
 
-QUICK = FlatPlan(partitions=(10, 1_000), log_gib=(0.1, 1), connections=(10, 500), rounds=1, records=300_000, idle_s=5)
+QUICK = FlatPlan(partitions=(10, 1_000), log_gib=(0.1, 1), connections=(10, 500), rounds=1, records=300_000, log_records=100_000, idle_s=5)
 
 
 def at_most(plan: FlatPlan, log_gib: float) -> FlatPlan:
@@ -83,12 +85,13 @@ class Flat:
                 # Each has a record, and so a file.
                 some = ["--partitions", count, "--connections", 4, "--size", 100, "--batch", 100, "--records", 2 * count]
                 self.bench.produce(broker, "many", *some)
-                self.bench.produce(broker, "work", *WRITERS, "--partitions", 4, "--records", 1_000)
+                self.bench.produce(broker, "work", *WRITERS, "--partitions", 4, "--records", 1_000, *GONE_SOON)
                 resting.append(Member(f"{count:,} partitions, 4 others written to", broker, "work"))
                 written.append(Member(f"{count:,} partitions, all written to", broker, "many"))
-            self.measure(resting)
+            self.measure(resting, self.plan.records)
             self.idle(resting)
-            self.measure(written)
+            self.bench.settle([member.broker for member in resting], "work")
+            self.measure(written, self.plan.records)
 
     def log(self) -> None:
         """Also what a start after kill -9 takes."""
@@ -97,7 +100,7 @@ class Flat:
             for gib in self.plan.log_gib:
                 free_gib = shutil.disk_usage(self.scratch).free / GIB
                 # The rounds write too.
-                needed_gib = gib + len(self.plan.log_gib) * (self.plan.rounds + 1) * self.plan.records * RECORD_BYTES / GIB
+                needed_gib = gib + len(self.plan.log_gib) * (self.plan.rounds + 1) * self.plan.log_records * RECORD_BYTES / GIB
                 if free_gib < needed_gib + SPARE_GIB:
                     self.note(f"{gib:g} GiB of log left out: {free_gib:.0f} GiB are free, {needed_gib + SPARE_GIB:.0f} would be needed")
                     continue
@@ -106,7 +109,7 @@ class Flat:
                 self.bench.produce(broker, "work", *fill, "--records", int(gib * GIB / RECORD_BYTES))
                 members.append(Member(f"{gib:g} GiB of log", broker, "work"))
             os.sync()
-            self.measure(members)
+            self.measure(members, self.plan.log_records)
             self.idle(members)
             for member in members:
                 os.sync()
@@ -127,7 +130,7 @@ class Flat:
                         self.note(f"{idle.open:,} instead of {count:,} idle connections: {idle.limited_by}")
                     self.bench.produce(broker, "work", *WRITERS, "--partitions", 4, "--records", 1_000)
                     members.append(Member(f"{idle.open:,} idle connections", broker, "work"))
-                self.measure(members)
+                self.measure(members, self.plan.records)
                 self.idle(members)
         finally:
             for idle in held:
@@ -138,14 +141,13 @@ class Flat:
         self.bench.serve(broker, "ready")
         return broker
 
-    def measure(self, members: list[Member]) -> None:
+    def measure(self, members: list[Member], records: int) -> None:
         self.series.append(members)
         # A first round makes files and finds memory; it does not count.
         for number in range(self.plan.rounds + 1):
             for member in members:
                 before = member.broker.cpu_seconds()
-                records = ["--existing", "--records", self.plan.records]
-                figures = self.bench.produce(member.broker, member.topic, *WRITERS, *records)
+                figures = self.bench.produce(member.broker, member.topic, *WRITERS, "--existing", "--records", records)
                 if number > 0:
                     taken = member.broker.cpu_seconds() - before
                     member.add("cpu_s", taken / (figures["records"] / 1e6))
