@@ -194,6 +194,8 @@ fn two_brokers_are_compared_in_pairs() {
     assert_eq!(p99["ours"].as_array().map(Vec::len), Some(2), "{p99}");
     assert!(number(&p99["ratio_least"]) <= number(&p99["ratio"]), "{p99}");
     assert!(number(&p99["ratio"]) <= number(&p99["ratio_most"]), "{p99}");
+    let control = comparison["controls"][0].as_str().expect("what the machine took");
+    assert!(control.starts_with("produce: bare socket meanwhile: p50 "), "{control}");
     // One acknowledges from the disk, one from memory: that is said.
     assert!(
         comparison["warnings"][0].as_str().is_some_and(|line| line.contains("--durability")),

@@ -1,10 +1,11 @@
 //! Two brokers in turn: pairs of runs, and the ratio of each pair, so that what changes on the machine meanwhile touches both.
 
+use ottla_load::latency::Summary;
 use serde::Serialize;
 
 use super::report::{Better, Report, Unit, median};
 use super::target::Target;
-use super::{Arguments, flow, interrupt, one};
+use super::{Arguments, flow, interrupt, one, table};
 
 #[derive(Debug, Serialize)]
 pub(super) struct Comparison {
@@ -12,6 +13,8 @@ pub(super) struct Comparison {
     pub(super) theirs: String,
     pub(super) pairs: u32,
     pub(super) durability: Vec<String>,
+    /// What the machine took without a broker, in the minutes of each kind.
+    pub(super) controls: Vec<String>,
     pub(super) warnings: Vec<String>,
     pub(super) figures: Vec<Compared>,
 }
@@ -70,6 +73,7 @@ pub(super) fn run(
         theirs: theirs.name().to_owned(),
         pairs: arguments.pairs,
         durability: Vec::new(),
+        controls: Vec::new(),
         warnings: Vec::new(),
         figures: Vec::new(),
     };
@@ -108,6 +112,12 @@ impl Comparison {
                 ours.kind
             ));
         }
+        let control = |pick: fn(&Summary) -> f64| {
+            let all = pairs.iter().flat_map(|(ours, theirs)| [pick(&ours.control), pick(&theirs.control)]);
+            table::us(median(&all.collect::<Vec<f64>>()))
+        };
+        let (p50, p99) = (control(|summary| summary.p50_us), control(|summary| summary.p99_us));
+        self.controls.push(format!("{}: bare socket meanwhile: p50 {p50}, p99 {p99}", ours.kind));
         let failed =
             |report: &Report| report.streams().iter().map(|(_, figures)| figures.failed()).sum::<u64>();
         let (ours_failed, theirs_failed): (u64, u64) =

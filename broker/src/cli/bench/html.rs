@@ -75,7 +75,7 @@ fn of_comparison(comparison: &Comparison) -> String {
         escaped(format!("{} beside {}", comparison.ours, comparison.theirs)),
         comparison.pairs
     );
-    for line in comparison.durability.iter().chain(&comparison.warnings) {
+    for line in comparison.durability.iter().chain(&comparison.controls).chain(&comparison.warnings) {
         let _ = write!(html, "<p class=\"note\">{}</p>", escaped(line));
     }
     let rows = comparison.figures.iter().map(|figure| {

@@ -139,11 +139,8 @@ pub(super) fn of_comparison(comparison: &Comparison) -> String {
         "\nmedians of {} interleaved pairs; ratio: {} / {}\n",
         comparison.pairs, comparison.ours, comparison.theirs
     );
-    for durability in &comparison.durability {
-        let _ = writeln!(text, "{durability}");
-    }
-    for warning in &comparison.warnings {
-        let _ = writeln!(text, "{warning}");
+    for line in comparison.durability.iter().chain(&comparison.controls).chain(&comparison.warnings) {
+        let _ = writeln!(text, "{line}");
     }
     let _ = write!(text, "\n{}", aligned(&lines));
     text
