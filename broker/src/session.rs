@@ -24,6 +24,7 @@ mod tests;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use bytes::buf::Limit;
 use bytes::{Bytes, BytesMut};
 use ottla_machine::sabotage::{Bug, is_on};
 use ottla_protocol::api::ApiKey;
@@ -223,7 +224,7 @@ impl Session {
     }
 
     /// The buffer of a frame in progress, for the driver to read into directly; [`Session::on_space_filled`] must follow.
-    pub fn space(&mut self) -> Option<&mut BytesMut> {
+    pub fn space(&mut self) -> Option<Limit<&mut BytesMut>> {
         self.inbound.space(self.limits.request_bytes_max)
     }
 

@@ -12,6 +12,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::fill::FillBytes;
+
 /// How [`Disk::open`] opens a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpenMode {
@@ -68,9 +70,9 @@ pub trait Disk: Send + Sync + fmt::Debug + 'static {
     }
 
     /// In which pieces files in `dir` are best filled ahead of the data (see `fill`): where the page cache makes room by as large pieces
-    /// as are written. `None`: that would gain nothing.
-    fn fill_bytes(&self, _dir: &Path) -> Option<u64> {
-        None
+    /// as are written, and where bytes are written in place.
+    fn fill_bytes(&self, _dir: &Path) -> FillBytes {
+        FillBytes::default()
     }
 
     /// A whole small file.

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::disk::{Disk, File, Map};
+use crate::fill::FillBytes;
 use crate::segment::Segment;
 
 /// The smallest map. Maps double, so that a growing file is mapped a few times only.
@@ -21,7 +22,7 @@ pub(crate) struct FileCache {
     disk: Arc<dyn Disk>,
     capacity: usize,
     /// See [`Disk::fill_bytes`].
-    fill_bytes: Option<u64>,
+    fill_bytes: FillBytes,
     /// Lock order: this one is held while a segment is asked to let go.
     ring: Mutex<VecDeque<Weak<Segment>>>,
     index_bytes: AtomicUsize,
@@ -39,7 +40,7 @@ impl FileCache {
         })
     }
 
-    pub(crate) fn fill_bytes(&self) -> Option<u64> {
+    pub(crate) fn fill_bytes(&self) -> FillBytes {
         self.fill_bytes
     }
 

@@ -103,6 +103,8 @@ pub(crate) struct FlushState {
     /// Directories that a killed process may have changed.
     suspects: Vec<PathBuf>,
     under_way: Option<UnderWay>,
+    /// Flushes so far.
+    begun: u64,
     /// Where the active segment's index was saved last.
     index_saved: (Offset, u64),
     journal_first: Option<JournalSequence>,
@@ -119,6 +121,7 @@ impl FlushState {
             dirs: Vec::new(),
             suspects: Vec::new(),
             under_way: None,
+            begun: 0,
             index_saved,
             journal_first: None,
             unjournaled_bytes: 0,
@@ -127,6 +130,11 @@ impl FlushState {
 
     pub(crate) fn flushed_end(&self) -> Offset {
         self.flushed_end
+    }
+
+    /// How many flushes were begun.
+    pub(crate) fn begun(&self) -> u64 {
+        self.begun
     }
 
     pub(crate) fn note_dirty(&mut self, segment: &Arc<Segment>, opened: &Arc<Opened>) {
@@ -197,6 +205,7 @@ impl FlushState {
         }
         let (dirty, dirs) = (std::mem::take(&mut self.dirty), std::mem::take(&mut self.dirs));
         self.under_way = Some(UnderWay { end, dirty: dirty.clone(), dirs: dirs.clone() });
+        self.begun += 1;
         let journal_due = self.unjournaled_bytes >= JOURNAL_SYNC_BYTES
             || dirty.iter().any(|dirty| dirty.segment.is_sealed());
         if journal_due {

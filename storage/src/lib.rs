@@ -44,6 +44,7 @@ pub use compaction::{BatchFate, Cleaner, Compacted, Compaction, Tombstones};
 pub use disk::{Disk, File};
 pub use epochs::{EpochHistory, EpochStart};
 pub use error::StorageError;
+pub use fill::{FillBytes, FillFor};
 pub use flush::FlushTicket;
 pub use journal::{DurablePoint, Facts, Journal, JournalEntry, JournalSequence};
 pub use log::{Appended, Log, LogOptions};

@@ -18,7 +18,7 @@ use ottla_protocol::types::{LeaderEpoch, Offset, Uuid};
 use crate::epochs::EpochHistory;
 use crate::error::{StorageError, is_full};
 use crate::files::{FileCache, Opened};
-use crate::fill::FillAhead;
+use crate::fill::{FillAhead, FillFor, Upcoming};
 use crate::flush::{FlushState, FlushTicket};
 use crate::head::{HEAD_LEN, Head};
 use crate::journal::{DurablePoint, Journal, JournalEntry, JournalSequence};
@@ -42,8 +42,7 @@ pub struct LogOptions {
     pub segment_jitter_ms: i64,
     /// `index.interval.bytes`; acts on segments made or opened later.
     pub index_interval_bytes: u32,
-    /// Nobody waits until appends are on the disk: where many come, the file is filled ahead of them.
-    pub fill_ahead: bool,
+    pub fill_for: FillFor,
 }
 
 impl Default for LogOptions {
@@ -54,7 +53,7 @@ impl Default for LogOptions {
             segment_ms: 7 * 24 * 3600 * 1000,
             segment_jitter_ms: 0,
             index_interval_bytes: 4096,
-            fill_ahead: false,
+            fill_for: FillFor::Nobody,
         }
     }
 }
@@ -348,7 +347,7 @@ impl Log {
         }
         let step = self.allocated.clamp(ALLOCATE_MIN, ALLOCATE_MAX).max(len);
         let mut roomy = size + step;
-        if let Some(piece) = self.files.fill_bytes()
+        if let Some(piece) = self.files.fill_bytes().of(self.options.fill_for)
             && roomy - roomy % piece >= needed
         {
             roomy -= roomy % piece;
@@ -367,14 +366,17 @@ impl Log {
         Err(StorageError::Full { path: self.dir.clone() })
     }
 
-    /// Has the page cache make room for many appends at once; see [`crate::fill`].
+    /// See [`crate::fill`].
     fn fill_ahead(&mut self, opened: &Opened, size: u64, len: u64, now_ms: i64) -> io::Result<()> {
-        let Some(piece) = self.files.fill_bytes().filter(|_| self.options.fill_ahead) else { return Ok(()) };
-        let Some((from, to)) = self.fill.plan(piece, size, len, now_ms) else { return Ok(()) };
+        let fill_for = self.options.fill_for;
+        let Some(piece) = self.files.fill_bytes().of(fill_for) else { return Ok(()) };
+        let upcoming = Upcoming { size, len, now_ms, flushes: self.flush.begun() };
+        let Some((from, to)) = self.fill.plan(fill_for, piece, upcoming) else { return Ok(()) };
         // Never where a write could find the disk full.
         let to = to.min(self.allocated);
         if from < to {
-            self.fill.note(opened.file().write_zeros(to - from, from)?);
+            let is_dear = opened.file().write_zeros(to - from, from)?;
+            self.fill.note(is_dear && fill_for == FillFor::Memory);
         }
         Ok(())
     }

@@ -18,6 +18,7 @@ mod state;
 use state::{Dir, Inode, NameChange, Node, State};
 
 use crate::disk::{DirEntry, Disk, DiskLock, File, Keep, Map, OpenMode, Space};
+use crate::fill::FillBytes;
 
 const FILL_BYTES: u64 = 1_024;
 
@@ -250,8 +251,8 @@ impl Disk for MemoryDisk {
     }
 
     /// As small as is of use, so that few appends meet every case.
-    fn fill_bytes(&self, _dir: &Path) -> Option<u64> {
-        Some(FILL_BYTES)
+    fn fill_bytes(&self, _dir: &Path) -> FillBytes {
+        FillBytes { memory: Some(FILL_BYTES), syncs: Some(FILL_BYTES) }
     }
 
     fn boot_id(&self, _dir: &Path) -> Option<String> {

@@ -4,7 +4,7 @@ use ottla_machine::controller::image::Image;
 use ottla_protocol::batch::TimestampType;
 use ottla_protocol::compression::Compression;
 use ottla_protocol::types::NodeId;
-use ottla_storage::LogOptions;
+use ottla_storage::{FillFor, LogOptions};
 
 use super::{Config, topic_setting};
 
@@ -102,7 +102,7 @@ impl TopicConfig {
             segment_ms: self.segment_ms,
             segment_jitter_ms: 0,
             index_interval_bytes: self.index_interval_bytes,
-            fill_ahead: !self.is_flushed_before_ack(),
+            fill_for: if self.is_flushed_before_ack() { FillFor::Syncs } else { FillFor::Memory },
         }
     }
 

@@ -137,8 +137,8 @@ impl Connection {
     ) -> Poll<io::Result<Read>> {
         let mut session = self.session.borrow_mut();
         // A connection that waits holds no buffer: the worker's is borrowed for the time of the call.
-        if let Some(space) = session.space() {
-            let polled = pin!(reader.read_buf(space)).poll(cx);
+        if let Some(mut space) = session.space() {
+            let polled = pin!(reader.read_buf(&mut space)).poll(cx);
             polled.map_ok(|bytes| if bytes == 0 { Read::End } else { Read::InPlace })
         } else {
             let polled = worker.with_scratch(|scratch| pin!(reader.read_buf(scratch)).poll(cx));

@@ -26,6 +26,9 @@ const ENDING_ATTEMPTS: usize = 20;
 const ENDING_PAUSE: Duration = Duration::from_millis(10);
 /// An answer may have so many bytes.
 const FRAME_BYTES_MAX: usize = 128 << 20;
+/// Room for answers of which nothing has come yet, and the most by which the room for one grows at a time.
+const READ_BYTES: usize = 16 << 10;
+const GROW_BYTES_MAX: usize = 1 << 20;
 
 /// Answers of one connection come in order, so what may take long has one of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -330,6 +333,7 @@ async fn converse(
     let mut next = Some(first);
     let mut heard = tokio::time::Instant::now();
     loop {
+        make_room(&mut buffer);
         if let Some(outgoing) = next.take() {
             if waiting.is_empty() {
                 heard = tokio::time::Instant::now();
@@ -372,9 +376,22 @@ async fn read_frame(stream: &mut TcpStream, buffer: &mut BytesMut) -> io::Result
         if let Some(frame) = take_frame(buffer)? {
             return Ok(frame);
         }
+        make_room(buffer);
         if stream.read_buf(buffer).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
+    }
+}
+
+/// Room for what is read next: the rest of the frame in progress, so that a large answer comes in few reads.
+fn make_room(buffer: &mut BytesMut) {
+    let held = buffer.len();
+    let missing = buffer.first_chunk::<{ frame::LENGTH_BYTES }>().map_or(0, |length| {
+        let bytes = usize::try_from(i32::from_be_bytes(*length)).unwrap_or(0);
+        (frame::LENGTH_BYTES + bytes).saturating_sub(held).min(GROW_BYTES_MAX)
+    });
+    if buffer.capacity() - held < missing.max(1) {
+        buffer.reserve(missing.max(READ_BYTES));
     }
 }
 

@@ -1,7 +1,8 @@
 //! Cuts the frames out of a connection's bytes. A length is judged the moment its four bytes are there, and the buffer grows only as
 //! bytes arrive: what a client declares is never reserved.
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::buf::Limit;
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use ottla_protocol::frame::{FrameError, LENGTH_BYTES, frame_bytes};
 
 /// Smallest step by which the buffer of a large frame grows; doubled from there on, so that copies stay linear.
@@ -66,8 +67,10 @@ impl Inbound {
         }
     }
 
-    /// Room to read the rest of the frame in progress directly into place; `None` where none is in progress.
-    pub(crate) fn space(&mut self, limit: usize) -> Option<&mut BytesMut> {
+    /// Room to read the rest of the frame in progress directly into place, and no more: what follows it comes with the next read, by the
+    /// worker's large buffer. (With room for more, every read would end within a frame again, and each would get a single one.)
+    /// `None` where none is in progress.
+    pub(crate) fn space(&mut self, limit: usize) -> Option<Limit<&mut BytesMut>> {
         let held = self.buffer.len();
         if held == 0 {
             return None;
@@ -78,8 +81,9 @@ impl Inbound {
             _ => held + GROW_MIN_BYTES,
         };
         let missing = whole.saturating_sub(held).max(1);
-        self.buffer.reserve(missing.min(GROW_MIN_BYTES.max(held)));
-        Some(&mut self.buffer)
+        let room = missing.min(GROW_MIN_BYTES.max(held));
+        self.buffer.reserve(room);
+        Some((&mut self.buffer).limit(room))
     }
 
     /// Gives memory back once everything has run.
@@ -119,19 +123,34 @@ mod tests {
             let mut inbound = Inbound::default();
             let mut seen = Vec::new();
             for chunk in stream.chunks(step) {
-                if let Some(space) = inbound.space(LIMIT) {
-                    space.extend_from_slice(chunk);
-                } else {
-                    inbound.lend(BytesMut::from(chunk));
+                let mut rest = chunk;
+                while !rest.is_empty() {
+                    if let Some(mut space) = inbound.space(LIMIT) {
+                        let (now, later) = rest.split_at(rest.len().min(space.remaining_mut()));
+                        space.put_slice(now);
+                        rest = later;
+                    } else {
+                        inbound.lend(BytesMut::from(std::mem::take(&mut rest)));
+                    }
+                    while let Some(frame) = inbound.next_frame(LIMIT).expect("lengths are fine") {
+                        seen.push(frame.to_vec());
+                    }
+                    inbound.keep_rest();
                 }
-                while let Some(frame) = inbound.next_frame(LIMIT).expect("lengths are fine") {
-                    seen.push(frame.to_vec());
-                }
-                inbound.keep_rest();
             }
             assert_eq!(seen, bodies, "cut into steps of {step}");
             assert!(inbound.is_empty());
         }
+    }
+
+    #[test]
+    fn a_read_into_place_ends_where_the_frame_does() {
+        let mut inbound = Inbound::default();
+        let frame = framed(&[7; 1_000]);
+        inbound.lend(BytesMut::from(&frame[..600]));
+        assert_eq!(inbound.next_frame(LIMIT), Ok(None));
+        inbound.keep_rest();
+        assert_eq!(inbound.space(LIMIT).expect("in progress").remaining_mut(), 404);
     }
 
     #[test]
@@ -163,7 +182,7 @@ mod tests {
         inbound.lend(BytesMut::from(&(100i32 << 20).to_be_bytes()[..]));
         inbound.keep_rest();
         assert_eq!(inbound.next_frame(limit), Ok(None));
-        let capacity = inbound.space(limit).expect("in progress").capacity();
+        let capacity = inbound.space(limit).expect("in progress").get_ref().capacity();
         assert!(capacity <= 2 * GROW_MIN_BYTES, "{capacity} bytes reserved for four that came");
     }
 }

@@ -15,7 +15,8 @@ use super::crash::crash_points;
 use super::model::{read, read_all};
 use crate::memory::Crash;
 use crate::{
-    BatchFate, Cleaner, LastStop, Log, LogDir, LogOptions, MemoryDisk, Read, StorageError, Tombstones,
+    BatchFate, Cleaner, FillFor, LastStop, Log, LogDir, LogOptions, MemoryDisk, Read, StorageError,
+    Tombstones,
 };
 
 const OPTIONS: LogOptions = LogOptions {
@@ -23,7 +24,7 @@ const OPTIONS: LogOptions = LogOptions {
     segment_ms: i64::MAX,
     segment_jitter_ms: 0,
     index_interval_bytes: 200,
-    fill_ahead: true,
+    fill_for: FillFor::Memory,
 };
 
 type Key = Option<Vec<u8>>;

@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng};
 
 use super::model::{Model, OPTIONS, read_all, step};
 use crate::memory::Crash;
-use crate::{LogDir, MemoryDisk};
+use crate::{FillFor, LogDir, LogOptions, MemoryDisk};
 
 /// Set higher for a longer run.
 const POINTS_VARIABLE: &str = "OTTLA_CRASH_POINTS";
@@ -41,12 +41,14 @@ fn crash_once(seed: u64) -> bool {
     let disk = MemoryDisk::new();
     let root = Path::new("/data");
     let open = |disk: &MemoryDisk| LogDir::open(Arc::new(disk.clone()), root, [1; 16]).expect("open");
+    let fill_for = if seed.is_multiple_of(2) { FillFor::Memory } else { FillFor::Syncs };
+    let options = LogOptions { fill_for, ..OPTIONS };
     let mut disks = disk;
     let mut model = Model::new();
     let mut torn = false;
     for life in 0..rng.random_range(1..3) {
         let dir = open(&disks);
-        let (mut log, recovery) = dir.open_log("t-0", Uuid::ZERO, OPTIONS).expect("open");
+        let (mut log, recovery) = dir.open_log("t-0", Uuid::ZERO, options).expect("open");
         if life == 0 {
             assert!(recovery.is_intact());
         }
@@ -72,7 +74,7 @@ fn crash_once(seed: u64) -> bool {
         let left = disks.after_crash(crash, seed);
         drop((log, dir));
         let dir = open(&left);
-        let (log, recovery) = dir.open_log("t-0", Uuid::ZERO, OPTIONS).expect("open");
+        let (log, recovery) = dir.open_log("t-0", Uuid::ZERO, options).expect("open");
         assert!(recovery.is_intact(), "seed {seed} {crash:?}: {recovery:?}");
         torn |= recovery.cut.is_some();
         let end = log.end_offset();

@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng};
 
 use super::batches::batch;
 use crate::epochs::EpochHistory;
-use crate::{Disk, LastStop, Log, LogDir, LogOptions, MemoryDisk, Read, RealDisk, StorageError};
+use crate::{Disk, FillFor, LastStop, Log, LogDir, LogOptions, MemoryDisk, Read, RealDisk, StorageError};
 
 /// A log as a list of batches.
 #[derive(Clone, Debug)]
@@ -140,7 +140,7 @@ pub(crate) const OPTIONS: LogOptions = LogOptions {
     segment_ms: 5_000,
     segment_jitter_ms: 0,
     index_interval_bytes: 300,
-    fill_ahead: true,
+    fill_for: FillFor::Memory,
 };
 
 /// One step of a random life.

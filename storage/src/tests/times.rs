@@ -10,7 +10,7 @@ use ottla_protocol::types::{LeaderEpoch, Offset, Uuid};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use crate::{FoundTimestamp, LogDir, LogOptions, MemoryDisk};
+use crate::{FillFor, FoundTimestamp, LogDir, LogOptions, MemoryDisk};
 
 #[test]
 fn a_search_by_time_finds_what_a_look_at_every_record_finds() {
@@ -24,7 +24,7 @@ fn a_search_by_time_finds_what_a_look_at_every_record_finds() {
                 segment_ms: i64::MAX,
                 segment_jitter_ms: 0,
                 index_interval_bytes: 150,
-                fill_ahead: true,
+                fill_for: FillFor::Memory,
             };
             let (log, _) = dir.open_log("t-0", Uuid::ZERO, options).expect("open");
             (dir, log)

@@ -86,13 +86,7 @@ fn what_stands_before_damage_is_answered_and_nothing_stays_behind() {
             }
             let (chunk, later) = rest.split_at(rng.random_range(1..=rest.len().min(40)));
             rest = later;
-            match rig.session.space() {
-                Some(space) => {
-                    space.extend_from_slice(chunk);
-                    rig.session.on_space_filled(&rig.node);
-                }
-                None => rig.send(chunk),
-            }
+            rig.read(chunk);
             if rng.random_range(0..4) == 0 {
                 serve(&mut rig, &mut ids);
             }
