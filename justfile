@@ -37,9 +37,9 @@ sim *ARGS:
 sim-raft *ARGS:
     cargo run --quiet --profile sim -p ottla-tests --bin sim -- --raft {{ARGS}}
 
-# Each planted bug must be caught within 200 seeds (--some K: K of them, others every day; --bug NAME: that one).
+# Each planted bug must be caught within its number of seeds (--some K: K of them, others every day; --bug NAME: that one; --seeds N: within N).
 sim-bugs *ARGS:
-    cargo run --quiet --profile sim -p ottla-tests --features sabotage --bin sim -- --bugs --seeds 200 {{ARGS}}
+    cargo run --quiet --profile sim -p ottla-tests --features sabotage --bin sim -- --bugs {{ARGS}}
 
 # Benchmarks of the parts. `just bench --save-baseline before`, a change, `just bench --baseline before` tells what became of each.
 bench *ARGS:

@@ -1,10 +1,10 @@
 //! Bugs to be planted, one at a time and at run time, so that one build tries them all: the simulator must find each. Without the
-//! feature `sabotage` there are none. Each is a mistake that somebody could make here in good faith, or has made elsewhere;
-//! `docs/simulator.md` says how soon each is found.
+//! feature `sabotage` there are none. Each is a mistake that somebody could make here in good faith, or has made elsewhere, and stands
+//! here with the seed by which it must have been found (0: it has not been found yet).
 
-/// Names the bugs once, for the type and for the list of all.
+/// Names the bugs once: for the type, for the list of all, and for how soon each is to be found.
 macro_rules! bugs {
-    ($($(#[$about:meta])* $bug:ident,)*) => {
+    ($($(#[$about:meta])* $bug:ident: $seeds:literal,)*) => {
         /// A bug. Each stands where [`is_on`] asks for it.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(u8)]
@@ -14,79 +14,99 @@ macro_rules! bugs {
 
         impl Bug {
             pub const ALL: &[Self] = &[$(Self::$bug,)*];
+
+            /// The simulator must find it by this seed, beginning with seed 1. `None`: it has not been found yet.
+            #[must_use]
+            pub const fn seeds(self) -> Option<u64> {
+                match self {
+                    $(Self::$bug => if $seeds == 0 { None } else { Some($seeds) },)*
+                }
+            }
         }
     };
 }
 
 bugs! {
     /// The leader's own bytes count before they are flushed.
-    AcknowledgeBeforeFlush,
+    AcknowledgeBeforeFlush: 40,
     /// A follower's bytes count before they are flushed.
-    FollowerCountsUnflushed,
+    FollowerCountsUnflushed: 40,
     /// A flush is taken for done without a sync.
-    SkipSync,
+    SkipSync: 2,
     /// A follower does not tell its leader that it has flushed.
-    NeverTellFlush,
+    NeverTellFlush: 2,
     /// Who waits for an offset is told one record too early.
-    AcknowledgeOneEarly,
+    AcknowledgeOneEarly: 2,
     /// A batch that comes again is acknowledged at once, committed or not.
-    AcknowledgeDuplicateAtOnce,
+    AcknowledgeDuplicateAtOnce: 10,
     /// Who waits for a leader that is none any more goes on waiting, for whatever its successor puts there.
-    WaitersSurviveTheirLeader,
+    WaitersSurviveTheirLeader: 2,
     /// The high watermark is what most have, not all in sync.
-    WatermarkOfMost,
+    WatermarkOfMost: 10,
     /// The high watermark is one too far.
-    WatermarkOneTooFar,
+    WatermarkOneTooFar: 2,
     /// The watermark moves below the minimum of in-sync replicas.
-    IgnoreMinimum,
+    IgnoreMinimum: 40,
     /// Whoever is elected takes its whole log for committed.
-    CommitOnElection,
+    CommitOnElection: 0,
     /// Whoever opens its log takes what is there for committed.
-    CommitOnStart,
+    CommitOnStart: 40,
     /// Consumers are given what is not committed.
-    FetchPastWatermark,
+    FetchPastWatermark: 2,
     /// A follower joins before it has what is committed.
-    JoinTooEarly,
+    JoinTooEarly: 40,
     /// A follower takes answers of a leader that it follows no longer.
-    TakeAnswersOfOldLeaders,
+    TakeAnswersOfOldLeaders: 0,
     /// Who waited too long is told that all is well.
-    TimeOutIsSuccess,
+    TimeOutIsSuccess: 2,
     /// A batch that comes again is told where it ends for where it begins.
-    DuplicateAtItsEnd,
+    DuplicateAtItsEnd: 2,
     /// One batch fewer of a producer is remembered than it may have in flight.
-    RememberOneLess,
+    RememberOneLess: 2,
     /// Duplicates are appended again.
-    ForgetDuplicates,
+    ForgetDuplicates: 2,
     /// A gap in a producer's sequence is taken.
-    TakeGaps,
+    TakeGaps: 2,
     /// A leader that was elected starts with no producers.
-    ForgetProducersOnLeading,
+    ForgetProducersOnLeading: 2,
     /// A process starts with no producers.
-    ForgetProducersOnStart,
+    ForgetProducersOnStart: 2,
     /// A follower cuts its log at its watermark, and not where the leader says.
-    CutAtWatermark,
+    CutAtWatermark: 0,
     /// A follower cuts its log where the leader's epoch ends, also where its own ended before (KIP-279).
-    CutAtLeaderEnd,
+    CutAtLeaderEnd: 0,
     /// A follower that parts from its leader is not told.
-    IgnoreDivergence,
+    IgnoreDivergence: 2,
     /// A follower that has more of the last epoch than its leader is not told.
-    IgnoreLongerTail,
+    IgnoreLongerTail: 2,
     /// A new leader may come from outside the in-sync and the eligible set.
-    ElectAnybody,
+    ElectAnybody: 2,
     /// An eligible replica may lead whether or not its broker is there.
-    ElectInactive,
+    ElectInactive: 2,
     /// A new leader goes on in the epoch of the one before.
-    KeepEpochOnElection,
+    KeepEpochOnElection: 2,
     /// A broker that is fenced loses what it leads, and keeps its place where it follows.
-    FenceLeadersOnly,
+    FenceLeadersOnly: 2,
     /// An entry counts whatever image it was decided on.
-    CountOnAnyVersion,
+    CountOnAnyVersion: 0,
     /// The controller shows what it decided before it is committed.
-    ApplyBeforeCommit,
+    ApplyBeforeCommit: 2,
     /// A snapshot of the metadata lacks which producer ids were given out.
-    SnapshotForgetsProducerIds,
+    SnapshotForgetsProducerIds: 2,
     /// Answers leave when they are ready, not in the order of their requests.
-    AnswerWhenReady,
+    AnswerWhenReady: 2,
+    /// Followers count, and get into the in-sync set, in whatever life of their process they were seen (KIP-903).
+    IgnoreBrokerEpochs: 0,
+    /// Who names an old or an unknown leader epoch is served (KIP-101, KIP-320).
+    SkipEpochCheck: 0,
+    /// A group's commit is acknowledged before it is in the log.
+    AcknowledgeCommitEarly: 5,
+    /// A commit counts whatever generation its member is in.
+    CommitInAnyGeneration: 0,
+    /// An assignment that was on its way to the log when its generation ended is handed out in the next one.
+    AssignInAnyGeneration: 0,
+    /// Members are told their assignment before it is in the log.
+    AnswerSyncBeforeWritten: 5,
 }
 
 #[cfg(feature = "sabotage")]

@@ -9,6 +9,7 @@ pub mod image;
 pub mod in_sync;
 pub mod liveness;
 pub mod logs;
+pub mod members;
 pub mod metadata_log;
 pub mod one_leader;
 pub mod replayed;
@@ -18,6 +19,8 @@ pub mod watermark;
 use std::sync::Arc;
 
 use ottla::partition::{Inspection, Partition};
+use ottla_machine::controller::image::Image;
+use ottla_protocol::types::BrokerEpoch;
 
 /// Something that must never be.
 #[derive(Clone, Debug)]
@@ -37,6 +40,8 @@ pub struct Look {
     pub node: usize,
     /// Which process of the node.
     pub life: u64,
+    /// As what it is registered, as far as it knows.
+    pub epoch: BrokerEpoch,
     pub partition: Arc<Partition>,
     pub seen: Inspection,
     /// A bit of this replica has flipped, at some time: parts of it may be unreadable until it was fetched anew.
@@ -73,11 +78,11 @@ impl Checks {
         Self { logs: logs::LogsMatch::new(retains), ..Self::default() }
     }
 
-    /// Looks at every partition of every node.
+    /// Looks at every partition of every node. `image`: the newest.
     ///
     /// # Errors
     /// The first violation.
-    pub fn look(&mut self, looks: &[Look]) -> Result<(), Violation> {
+    pub fn look(&mut self, image: Option<&Image>, looks: &[Look]) -> Result<(), Violation> {
         for look in looks {
             self.one_leader.look(look)?;
             self.watermark.look(look)?;
@@ -87,6 +92,9 @@ impl Checks {
             let committed = self.logs.look(look)?;
             self.idempotence.see(look.partition.index, &committed)?;
             self.acknowledged.committed(look.partition.index, &committed)?;
+        }
+        for (image, look) in image.into_iter().flat_map(|image| looks.iter().map(move |look| (image, look))) {
+            members::look(image, look, self.logs.committed(look.partition.index))?;
         }
         self.replayed.look(looks)
     }

@@ -11,6 +11,7 @@ use super::decide::Decision;
 use super::image::{Image, PartitionState};
 use super::leadership::{Change, Fitness, TopicRules};
 use super::record::Record;
+use crate::sabotage::{Bug, is_on};
 
 pub(super) fn alter(
     image: &Image,
@@ -121,7 +122,9 @@ fn check_member(
         Some(broker) if broker.fenced => Err("it is fenced"),
         // A leader that shuts down is in its own set while nobody could take its place; whom it names now can.
         Some(broker) if broker.shutting_down && id != state.leader => Err("it shuts down"),
-        Some(broker) if epoch != BrokerEpoch(-1) && broker.epoch != epoch => {
+        Some(broker)
+            if epoch != BrokerEpoch(-1) && broker.epoch != epoch && !is_on(Bug::IgnoreBrokerEpochs) =>
+        {
             Err("it was seen caught up in another epoch of its process")
         }
         Some(_) => Ok(()),

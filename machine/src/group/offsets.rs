@@ -17,6 +17,7 @@ use ottla_protocol::types::Uuid;
 use super::coordinator::{GroupCoordinator, GroupReply, Now, Then, Token};
 use super::join::check_member;
 use super::{Group, State, record};
+use crate::sabotage::{Bug, is_on};
 
 /// By topic and partition.
 pub type Offsets = BTreeMap<(String, i32), Committed>;
@@ -103,6 +104,9 @@ impl GroupCoordinator {
             GroupReply::OffsetCommit(OffsetCommitResponse { topics, ..OffsetCommitResponse::default() });
         if records.is_empty() {
             self.reply(token, reply);
+        } else if is_on(Bug::AcknowledgeCommitEarly) {
+            self.reply(token, reply);
+            self.append(records, Then::Nothing);
         } else {
             self.append(records, Then::Reply { token, reply });
         }
@@ -132,7 +136,7 @@ impl GroupCoordinator {
         }
         if generation >= 0 || !member.is_empty() || instance.is_some() {
             check_member(group, member, instance)?;
-            if generation != group.generation {
+            if generation != group.generation && !is_on(Bug::CommitInAnyGeneration) {
                 return Err(ErrorCode::IllegalGeneration);
             }
         } else {

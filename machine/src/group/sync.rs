@@ -9,6 +9,7 @@ use ottla_protocol::messages::{SyncGroupRequest, SyncGroupResponse};
 use super::coordinator::{GroupCoordinator, GroupReply, Now, Then, Token};
 use super::join::check_member;
 use super::{State, record};
+use crate::sabotage::{Bug, is_on};
 
 impl GroupCoordinator {
     /// SyncGroup.
@@ -81,7 +82,11 @@ impl GroupCoordinator {
         }
         let generation = group.generation;
         let stored = record::group(id, &assigned);
+        let early = is_on(Bug::AnswerSyncBeforeWritten).then(|| assignments.clone());
         self.append(vec![stored], Then::Assign { group: id.to_owned(), generation, assignments });
+        if let Some(assignments) = early {
+            self.on_assigned(id, generation, assignments, Ok(()), now);
+        }
     }
 
     pub(super) fn on_assigned(
@@ -93,7 +98,8 @@ impl GroupCoordinator {
         now: Now,
     ) {
         let Some(group) = self.groups.get_mut(id) else { return };
-        if group.state != State::Completing || group.generation != generation {
+        let is_over = group.generation != generation && !is_on(Bug::AssignInAnyGeneration);
+        if group.state != State::Completing || is_over {
             return;
         }
         if let Err(code) = outcome {

@@ -212,7 +212,7 @@ impl Replica {
     /// # Errors
     /// FENCED_LEADER_EPOCH, UNKNOWN_LEADER_EPOCH.
     pub fn check_epoch(&self, epoch: LeaderEpoch) -> Result<(), ErrorCode> {
-        if epoch != LeaderEpoch::NONE {
+        if epoch != LeaderEpoch::NONE && !is_on(Bug::SkipEpochCheck) {
             if epoch < self.state.leader_epoch {
                 return Err(ErrorCode::FencedLeaderEpoch);
             }
@@ -294,7 +294,7 @@ impl Replica {
     ) -> Option<IsrProposal> {
         let leading = self.leading.as_mut()?;
         let follower = leading.followers.get_mut(&progress.follower)?;
-        if progress.epoch < follower.epoch {
+        if progress.epoch < follower.epoch && !is_on(Bug::IgnoreBrokerEpochs) {
             return None;
         }
         follower.epoch = progress.epoch;
@@ -325,7 +325,7 @@ impl Replica {
         !self.state.isr.contains(&id)
             && (follower.reached(mode) >= self.high_watermark.max(leading.epoch_start)
                 || is_on(Bug::JoinTooEarly))
-            && active(id) == Some(follower.epoch)
+            && (active(id) == Some(follower.epoch) || active(id).is_some() && is_on(Bug::IgnoreBrokerEpochs))
     }
 
     /// Time has passed: who has not caught up for too long is to leave the in-sync set. Who showed all that it needs while it was fenced

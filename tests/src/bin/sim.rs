@@ -1,8 +1,8 @@
 //! Runs the simulator over many seeds, or over one with its whole trace.
 //!
 //! `sim --seeds N [--from S] [--seconds T] [--pace calm|dense]`, `sim --seed S --trace`; with `--raft` in the slower tier, where Raft is real. `--seconds` is the
-//! wall's. With the feature `sabotage`: `sim --bugs --seeds N` plants each bug of `ottla_machine::sabotage` in turn, and each must be caught within N seeds;
-//! `--some K` K of them, others every day; `--bug NAME` one.
+//! wall's. With the feature `sabotage`: `sim --bugs` plants each bug of `ottla_machine::sabotage` in turn, and each must be caught within as many seeds as stand
+//! there (`--seeds N`: within N); `--soon N` only those that must be caught within N; `--some K` K of them, others every day; `--bug NAME` one.
 
 #![allow(clippy::print_stdout, reason = "a program for a terminal")]
 
@@ -15,7 +15,7 @@ use ottla_tests::sim::plan::Pace;
 use ottla_tests::sim::report::Stats;
 
 struct Args {
-    seeds: u64,
+    seeds: Option<u64>,
     from: Option<u64>,
     seconds: Option<u64>,
     trace: bool,
@@ -24,12 +24,14 @@ struct Args {
     /// Of the bugs, the one of this name, or so many.
     only: Option<String>,
     some: Option<usize>,
+    /// Of the bugs, those that must be caught within so many seeds.
+    soon: Option<u64>,
     tier: Tier,
 }
 
 fn parse() -> Result<Args, String> {
     let mut args = Args {
-        seeds: 20,
+        seeds: None,
         from: None,
         seconds: None,
         trace: false,
@@ -37,6 +39,7 @@ fn parse() -> Result<Args, String> {
         bugs: false,
         only: None,
         some: None,
+        soon: None,
         tier: Tier::StandIn,
     };
     let mut words = std::env::args().skip(1);
@@ -46,10 +49,10 @@ fn parse() -> Result<Args, String> {
             text.parse().map_err(|_| format!("{word} {text}: not a number"))
         };
         match word.as_str() {
-            "--seeds" => args.seeds = number()?,
+            "--seeds" => args.seeds = Some(number()?),
             "--from" => args.from = Some(number()?),
             "--seconds" => args.seconds = Some(number()?),
-            "--seed" => (args.from, args.seeds) = (Some(number()?), 1),
+            "--seed" => (args.from, args.seeds) = (Some(number()?), Some(1)),
             "--pace" => {
                 args.pace = match words.next().as_deref() {
                     Some("calm") => Some(Pace::Calm),
@@ -61,6 +64,7 @@ fn parse() -> Result<Args, String> {
             "--bugs" => args.bugs = true,
             "--bug" => (args.bugs, args.only) = (true, words.next()),
             "--some" => args.some = usize::try_from(number()?).ok().filter(|some| *some > 0),
+            "--soon" => args.soon = Some(number()?),
             "--raft" => args.tier = Tier::Raft,
             _ => {
                 return Err(format!(
@@ -91,9 +95,9 @@ fn main() -> ExitCode {
     println!("seeds from {from} on");
     let began = Instant::now();
     let (mut total, mut runs, mut failures) = (Stats::default(), 0_u64, 0_u64);
-    let seeds =
-        (from..).filter(|seed| args.seeds == 1 || args.pace.is_none_or(|pace| Pace::of(*seed) == pace));
-    for seed in seeds.take(usize::try_from(args.seeds).unwrap_or(usize::MAX)) {
+    let count = args.seeds.unwrap_or(20);
+    let seeds = (from..).filter(|seed| count == 1 || args.pace.is_none_or(|pace| Pace::of(*seed) == pace));
+    for seed in seeds.take(usize::try_from(count).unwrap_or(usize::MAX)) {
         if args.seconds.is_some_and(|limit| began.elapsed().as_secs() >= limit) {
             break;
         }
@@ -102,7 +106,7 @@ fn main() -> ExitCode {
         match outcome {
             Ok(outcome) => {
                 total.add(&outcome.stats);
-                if args.seeds == 1 {
+                if count == 1 {
                     println!("trace hash {:016x}", outcome.hash);
                 }
                 let Some(violation) = outcome.violation else { continue };
@@ -134,6 +138,10 @@ fn try_bugs(_args: &Args) -> ExitCode {
     ExitCode::FAILURE
 }
 
+/// So many seeds are tried for a bug that has not been found yet.
+#[cfg(feature = "sabotage")]
+const HARD: u64 = 200;
+
 /// Plants each bug, and runs seeds until one shows it.
 #[cfg(feature = "sabotage")]
 fn try_bugs(args: &Args) -> ExitCode {
@@ -143,6 +151,13 @@ fn try_bugs(args: &Args) -> ExitCode {
     if let Some(name) = &args.only {
         bugs.retain(|bug| format!("{bug:?}") == *name);
     }
+    if let Some(soon) = args.soon {
+        bugs.retain(|bug| bug.seeds().is_some_and(|seeds| seeds <= soon));
+    }
+    if bugs.is_empty() {
+        println!("no such bug");
+        return ExitCode::FAILURE;
+    }
     if let Some(count) = args.some {
         // Others every day, and all of them in turn.
         let day = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() / 86_400);
@@ -151,14 +166,15 @@ fn try_bugs(args: &Args) -> ExitCode {
         bugs.truncate(count);
     }
     let from = args.from.unwrap_or(1);
-    println!("{} planted bugs, each to be caught within {} seeds from {from} on", bugs.len(), args.seeds);
+    println!("planted bugs, each to be caught by seeds from {from} on: {bugs:?}");
     let mut missed = 0_u32;
     // A panic is a find like any other.
     std::panic::set_hook(Box::new(|_| {}));
     for bug in bugs {
         plant(Some(bug));
         let began = Instant::now();
-        let caught = (0..args.seeds).find_map(|count| {
+        let seeds = args.seeds.or(bug.seeds()).unwrap_or(HARD);
+        let caught = (0..seeds).find_map(|count| {
             let by = match std::panic::catch_unwind(|| sim::run_in(args.tier, from + count, false)) {
                 Ok(outcome) => outcome.violation?.check,
                 Err(_) => "an assertion",
@@ -168,11 +184,11 @@ fn try_bugs(args: &Args) -> ExitCode {
         let took = began.elapsed().as_secs_f64();
         match caught {
             Some((count, by)) => {
-                println!("{bug:?}: caught by seed {count} of {}, by \"{by}\" ({took:.1} s)", args.seeds);
+                println!("{bug:?}: caught by seed {count} of {seeds}, by \"{by}\" ({took:.1} s)");
             }
             None => {
                 missed += 1;
-                println!("{bug:?}: NOT CAUGHT within {} seeds ({took:.1} s)", args.seeds);
+                println!("{bug:?}: NOT CAUGHT within {seeds} seeds ({took:.1} s)");
             }
         }
     }

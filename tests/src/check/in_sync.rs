@@ -17,6 +17,8 @@ pub struct InSyncRules {
     pub states: BTreeSet<u32>,
     /// What changed since somebody last took it, for a person.
     pub news: Vec<String>,
+    /// Who leads anew since somebody last took it.
+    pub new_leaders: Vec<NodeId>,
 }
 
 impl InSyncRules {
@@ -54,6 +56,9 @@ impl InSyncRules {
                     ids(isr),
                     ids(elr)
                 ));
+                if before.is_none_or(|before| before.leader_epoch != state.leader_epoch) {
+                    self.new_leaders.push(*leader);
+                }
                 self.leader_changes += u64::from(before.is_some_and(|before| before.leader != state.leader));
                 self.last.insert((*id, index), PartitionState::clone(state));
             }

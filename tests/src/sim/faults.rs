@@ -49,6 +49,32 @@ impl World {
         }
     }
 
+    /// Somebody leads anew: it may be struck while its followers find out what they have in common with it.
+    pub(super) fn hunt(&mut self, leader: NodeId) {
+        let Ok(node) = usize::try_from(leader.0 - 1) else { return };
+        let is_due = !self.is_calm && !self.hunts;
+        let Some(hunter) = self.hunter.as_mut().filter(|_| is_due) else { return };
+        if hunter.random_range(0..3) > 0 {
+            return;
+        }
+        let soon = [3_000, 30_000, 300_000][hunter.random_range(0..3)];
+        let at = self.now_us + hunter.random_range(0..soon);
+        self.hunts = true;
+        self.schedule(at, Event::Hunt { node });
+    }
+
+    pub(super) fn hunt_down(&mut self, n: usize) {
+        self.hunts = false;
+        let Some(hunter) = self.hunter.as_mut().filter(|_| !self.is_calm) else { return };
+        let all =
+            [Fault::Kill, Fault::Kill, Fault::PowerLoss, Fault::Pause, Fault::Partition, Fault::OneWayCut];
+        let fault = all[hunter.random_range(0..all.len())];
+        self.trace.line(self.now_us, &format!("fault: {fault:?} (node {}, a new leader)", n + 1));
+        if self.strike(fault, n) {
+            *self.stats.faults.entry(fault).or_default() += 1;
+        }
+    }
+
     /// Whether there was something to strike.
     fn strike(&mut self, fault: Fault, n: usize) -> bool {
         let all = 0..self.nodes.len();

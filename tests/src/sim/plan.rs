@@ -198,6 +198,12 @@ impl Plan {
         plan
     }
 
+    /// Whether leaders are struck as soon as they lead, so that several follow each other while their followers lag.
+    #[must_use]
+    pub fn hunts(&self, seed: u64) -> bool {
+        self.pace == Pace::Dense && seed % 5 == 4
+    }
+
     /// Whether producers rest at this time.
     #[must_use]
     pub fn rests(&self, now_us: u64) -> bool {

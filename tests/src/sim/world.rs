@@ -49,6 +49,7 @@ pub enum Event {
     Check,
     Fault,
     Strike,
+    Hunt { node: usize },
     Mend(Mend),
     Calm,
 }
@@ -56,6 +57,9 @@ pub enum Event {
 /// Everything.
 pub struct World {
     pub(super) rng: SmallRng,
+    /// Strikes at new leaders have a chance of their own, and only some seeds have them: the others stay what they were.
+    pub(super) hunter: Option<SmallRng>,
+    pub(super) hunts: bool,
     pub(super) now_us: u64,
     queue: BTreeMap<(u64, u64), Event>,
     scheduled: u64,
@@ -78,6 +82,8 @@ pub struct World {
     topic_made: Arc<Mutex<bool>>,
     /// On which node a partition's replica has had a bit flipped.
     pub(super) flipped: BTreeMap<i32, usize>,
+    /// The newest image that any node has had.
+    newest: Option<Arc<Image>>,
     pub(super) checks: Checks,
     violations: Vec<Violation>,
 }
@@ -149,6 +155,8 @@ impl World {
         };
         Self {
             rng,
+            hunter: plan.hunts(seed).then(|| SmallRng::seed_from_u64(!seed)),
+            hunts: false,
             now_us: 0,
             queue: BTreeMap::new(),
             scheduled: 0,
@@ -168,6 +176,7 @@ impl World {
             produces: true,
             topic_made: Arc::default(),
             flipped: BTreeMap::new(),
+            newest: None,
             checks: Checks::new(retains),
             violations: Vec::new(),
         }
@@ -282,6 +291,7 @@ impl World {
             Event::Check => self.on_check(),
             Event::Fault => self.on_fault(),
             Event::Strike => self.strike_somewhere(),
+            Event::Hunt { node } => self.hunt_down(node),
             Event::Mend(mend) => self.on_mend(mend),
             Event::Calm => self.calm_down(),
         }
@@ -330,6 +340,9 @@ impl World {
     }
 
     pub(super) fn check_image(&mut self, n: usize, image: &Arc<Image>) {
+        if self.newest.as_ref().is_none_or(|newest| newest.version < image.version) {
+            self.newest = Some(Arc::clone(image));
+        }
         if let Err(violation) = self.checks.images.see(n, image).and_then(|()| self.checks.in_sync.see(image))
         {
             self.violation(violation.check, violation.what);
@@ -338,6 +351,9 @@ impl World {
             self.trace.line(self.now_us, &line);
         }
         self.stats.leader_changes = self.checks.in_sync.leader_changes;
+        for leader in std::mem::take(&mut self.checks.in_sync.new_leaders) {
+            self.hunt(leader);
+        }
     }
 
     pub(super) fn check_producer_id(&mut self, id: i64) {
@@ -374,7 +390,8 @@ impl World {
                 if &*partition.name == TOPIC {
                     let is_flipped = self.flipped.get(&partition.index) == Some(&n);
                     let seen = partition.inspect();
-                    looks.push(Look { node: n, life: live.life, seen, partition, is_flipped });
+                    let epoch = live.node.identity.epoch();
+                    looks.push(Look { node: n, life: live.life, epoch, seen, partition, is_flipped });
                 }
             }
         }
@@ -390,7 +407,7 @@ impl World {
             }
         }
         let looks = self.looks();
-        if let Err(violation) = self.checks.look(&looks) {
+        if let Err(violation) = self.checks.look(self.newest.as_deref(), &looks) {
             self.violation(violation.check, violation.what);
         }
     }
@@ -492,7 +509,7 @@ impl World {
     /// The last look, at everything that was ever written.
     fn finish(&mut self) -> Result<(), Violation> {
         let looks = self.looks();
-        self.checks.look(&looks)?;
+        self.checks.look(self.newest.as_deref(), &looks)?;
         let made: Vec<(usize, i32, u64)> = self
             .clients
             .iter()
