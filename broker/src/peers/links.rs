@@ -390,7 +390,7 @@ fn make_room(buffer: &mut BytesMut) {
         let bytes = usize::try_from(i32::from_be_bytes(*length)).unwrap_or(0);
         (frame::LENGTH_BYTES + bytes).saturating_sub(held).min(GROW_BYTES_MAX)
     });
-    if buffer.capacity() - held < missing.max(1) {
+    if buffer.capacity() - held < missing.max(READ_BYTES / 2) {
         buffer.reserve(missing.max(READ_BYTES));
     }
 }
