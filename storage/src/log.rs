@@ -215,6 +215,11 @@ impl Log {
         now_ms: i64,
     ) -> Result<Appended, StorageError> {
         let (first, last) = (heads[0], heads[heads.len() - 1]);
+        if self.epochs.latest().is_some_and(|latest| latest.epoch > first.epoch && latest.start >= self.end) {
+            // It began here, never got a record, and gives way to an older one (its leader was followed by one whose log goes on in
+            // that): on disk before the records come, for recovery would take them for leftovers.
+            self.truncate_to(self.end)?;
+        }
         let max_timestamp = heads.iter().map(|head| head.max_timestamp).fold(i64::MIN, i64::max);
         // A batch without timestamps is as old as its append.
         let timestamp = if first.max_timestamp >= 0 { first.max_timestamp } else { now_ms };

@@ -250,6 +250,25 @@ fn an_epoch_whose_records_were_lost_does_not_condemn_older_ones_that_take_their_
 }
 
 #[test]
+fn an_epoch_that_never_got_a_record_gives_way_to_records_of_an_older_one() {
+    let disk = MemoryDisk::new();
+    let (dir, mut log, _) = open(&disk, OPTIONS);
+    let in_epoch = |base, epoch| batch(Offset(base), 1, LeaderEpoch(epoch), 0, 100);
+    log.append(&in_epoch(0, 1), 0).expect("append");
+    flush(&mut log);
+    log.assign_epoch(LeaderEpoch(3));
+    dir.journal().sync().expect("sync");
+    log.append(&in_epoch(1, 1), 0).expect("from the leader of epoch 4, whose log goes on in epoch 1");
+    assert_eq!(log.epochs().epoch_at(Offset(1)), Some(LeaderEpoch(1)));
+    flush(&mut log);
+    for seed in 0..20 {
+        let (_dir, log, recovery) = open(&disk.after_crash(Crash::PowerLoss, seed), OPTIONS);
+        assert_eq!((recovery.damage, recovery.cut, log.end_offset()), (None, None, Offset(2)));
+        assert_eq!(log.epochs().epoch_at(Offset(1)), Some(LeaderEpoch(1)));
+    }
+}
+
+#[test]
 fn a_lost_or_foreign_index_is_built_anew_from_the_data() {
     let (disk, dir, log) = filled();
     log.close().expect("close");
