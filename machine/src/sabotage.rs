@@ -28,85 +28,85 @@ macro_rules! bugs {
 
 bugs! {
     /// The leader's own bytes count before they are flushed.
-    AcknowledgeBeforeFlush: 40,
+    AcknowledgeBeforeFlush: 200,
     /// A follower's bytes count before they are flushed.
-    FollowerCountsUnflushed: 40,
+    FollowerCountsUnflushed: 200,
     /// A flush is taken for done without a sync.
-    SkipSync: 2,
+    SkipSync: 60,
     /// A follower does not tell its leader that it has flushed.
-    NeverTellFlush: 2,
+    NeverTellFlush: 60,
     /// Who waits for an offset is told one record too early.
-    AcknowledgeOneEarly: 2,
+    AcknowledgeOneEarly: 60,
     /// A batch that comes again is acknowledged at once, committed or not.
-    AcknowledgeDuplicateAtOnce: 10,
+    AcknowledgeDuplicateAtOnce: 100,
     /// Who waits for a leader that is none any more goes on waiting, for whatever its successor puts there.
-    WaitersSurviveTheirLeader: 2,
+    WaitersSurviveTheirLeader: 60,
     /// The high watermark is what most have, not all in sync.
-    WatermarkOfMost: 10,
+    WatermarkOfMost: 100,
     /// The high watermark is one too far.
-    WatermarkOneTooFar: 2,
+    WatermarkOneTooFar: 60,
     /// The watermark moves below the minimum of in-sync replicas.
-    IgnoreMinimum: 40,
+    IgnoreMinimum: 200,
     /// Whoever is elected takes its whole log for committed.
     CommitOnElection: 0,
     /// Whoever opens its log takes what is there for committed.
-    CommitOnStart: 40,
+    CommitOnStart: 200,
     /// Consumers are given what is not committed.
-    FetchPastWatermark: 2,
+    FetchPastWatermark: 60,
     /// A follower joins before it has what is committed.
-    JoinTooEarly: 40,
+    JoinTooEarly: 200,
     /// A follower takes answers of a leader that it follows no longer.
     TakeAnswersOfOldLeaders: 0,
     /// Who waited too long is told that all is well.
-    TimeOutIsSuccess: 2,
+    TimeOutIsSuccess: 60,
     /// A batch that comes again is told where it ends for where it begins.
-    DuplicateAtItsEnd: 2,
+    DuplicateAtItsEnd: 60,
     /// One batch fewer of a producer is remembered than it may have in flight.
-    RememberOneLess: 2,
+    RememberOneLess: 60,
     /// Duplicates are appended again.
-    ForgetDuplicates: 2,
+    ForgetDuplicates: 60,
     /// A gap in a producer's sequence is taken.
-    TakeGaps: 2,
+    TakeGaps: 60,
     /// A leader that was elected starts with no producers.
-    ForgetProducersOnLeading: 2,
+    ForgetProducersOnLeading: 60,
     /// A process starts with no producers.
-    ForgetProducersOnStart: 2,
+    ForgetProducersOnStart: 60,
     /// A follower cuts its log at its watermark, and not where the leader says.
     CutAtWatermark: 0,
     /// A follower cuts its log where the leader's epoch ends, also where its own ended before (KIP-279).
     CutAtLeaderEnd: 0,
     /// A follower that parts from its leader is not told.
-    IgnoreDivergence: 2,
+    IgnoreDivergence: 60,
     /// A follower that has more of the last epoch than its leader is not told.
-    IgnoreLongerTail: 2,
+    IgnoreLongerTail: 60,
     /// A new leader may come from outside the in-sync and the eligible set.
-    ElectAnybody: 2,
+    ElectAnybody: 60,
     /// An eligible replica may lead whether or not its broker is there.
-    ElectInactive: 2,
+    ElectInactive: 60,
     /// A new leader goes on in the epoch of the one before.
-    KeepEpochOnElection: 2,
+    KeepEpochOnElection: 60,
     /// A broker that is fenced loses what it leads, and keeps its place where it follows.
-    FenceLeadersOnly: 2,
+    FenceLeadersOnly: 60,
     /// An entry counts whatever image it was decided on.
     CountOnAnyVersion: 0,
     /// The controller shows what it decided before it is committed.
-    ApplyBeforeCommit: 2,
+    ApplyBeforeCommit: 60,
     /// A snapshot of the metadata lacks which producer ids were given out.
-    SnapshotForgetsProducerIds: 2,
+    SnapshotForgetsProducerIds: 60,
     /// Answers leave when they are ready, not in the order of their requests.
-    AnswerWhenReady: 2,
+    AnswerWhenReady: 60,
     /// Followers count, and get into the in-sync set, in whatever life of their process they were seen (KIP-903).
     IgnoreBrokerEpochs: 0,
     /// Who names an old or an unknown leader epoch is served (KIP-101, KIP-320).
     SkipEpochCheck: 0,
     /// A group's commit is acknowledged before it is in the log.
-    AcknowledgeCommitEarly: 5,
+    AcknowledgeCommitEarly: 100,
     /// A commit counts whatever generation its member is in.
     CommitInAnyGeneration: 0,
     /// An assignment that was on its way to the log when its generation ended is handed out in the next one.
     AssignInAnyGeneration: 0,
     /// Members are told their assignment before it is in the log.
-    AnswerSyncBeforeWritten: 5,
+    AnswerSyncBeforeWritten: 100,
 }
 
 #[cfg(feature = "sabotage")]
