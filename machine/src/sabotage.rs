@@ -48,7 +48,7 @@ bugs! {
     /// The watermark moves below the minimum of in-sync replicas.
     IgnoreMinimum: 200,
     /// Whoever is elected takes its whole log for committed.
-    CommitOnElection: 0,
+    CommitOnElection: 100,
     /// Whoever opens its log takes what is there for committed.
     CommitOnStart: 200,
     /// Consumers are given what is not committed.
@@ -72,7 +72,7 @@ bugs! {
     /// A process starts with no producers.
     ForgetProducersOnStart: 60,
     /// A follower cuts its log at its watermark, and not where the leader says.
-    CutAtWatermark: 0,
+    CutAtWatermark: 100,
     /// A follower cuts its log where the leader's epoch ends, also where its own ended before (KIP-279).
     CutAtLeaderEnd: 0,
     /// A follower that parts from its leader is not told.
