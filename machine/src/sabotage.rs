@@ -98,7 +98,7 @@ bugs! {
     /// Followers count, and get into the in-sync set, in whatever life of their process they were seen (KIP-903).
     IgnoreBrokerEpochs: 0,
     /// Who names an old or an unknown leader epoch is served (KIP-101, KIP-320).
-    SkipEpochCheck: 0,
+    SkipEpochCheck: 200,
     /// A group's commit is acknowledged before it is in the log.
     AcknowledgeCommitEarly: 100,
     /// A commit counts whatever generation its member is in.
