@@ -77,14 +77,20 @@ fn append(c: &mut Criterion) {
     group.finish();
 }
 
-fn read(c: &mut Criterion) {
-    let mut group = c.benchmark_group("read");
-    let dir = tempfile::tempdir_in(work_dir()).expect("a temporary directory");
-    let (_logs, mut log) = open(&dir, LogOptions::default());
+/// A log of 64 MiB to read from.
+fn filled(dir: &tempfile::TempDir) -> (LogDir, Log) {
+    let (logs, mut log) = open(dir, LogOptions::default());
     let mut bytes = batch(16 << 10);
     while log.size_bytes() < 64 << 20 {
         append_one(&mut log, &mut bytes);
     }
+    (logs, log)
+}
+
+fn read(c: &mut Criterion) {
+    let mut group = c.benchmark_group("read");
+    let dir = tempfile::tempdir_in(work_dir()).expect("a temporary directory");
+    let (_logs, log) = filled(&dir);
     let end = log.end_offset();
     for (name, max_bytes) in [("one batch of 16 KiB", 20 << 10), ("256 KiB", 256 << 10), ("1 MiB", 1 << 20)] {
         let mut from = Offset(0);
@@ -104,11 +110,7 @@ fn read(c: &mut Criterion) {
 /// As a consumer's fetch of 1 MiB is answered: slices of the log between encoded pieces.
 fn fetch(c: &mut Criterion) {
     let dir = tempfile::tempdir_in(work_dir()).expect("a temporary directory");
-    let (_logs, mut log) = open(&dir, LogOptions::default());
-    let mut bytes = batch(16 << 10);
-    while log.size_bytes() < 64 << 20 {
-        append_one(&mut log, &mut bytes);
-    }
+    let (_logs, log) = filled(&dir);
     let end = log.end_offset();
     let partition =
         PartitionData { high_watermark: end.0, last_stable_offset: end.0, ..PartitionData::default() };

@@ -132,10 +132,10 @@ impl Opened {
             }
         } else if let Some(founders) = founders {
             match raft.initialize(founders).await {
-                // Another founder was quicker, and its log has come here.
                 Ok(()) if is_first => {
                     tokio::spawn(call_first_election(raft.clone()));
                 }
+                // Another founder was quicker, and its log has come here.
                 Ok(()) | Err(OpenRaftError::APIError(InitializeError::NotAllowed(_))) => {}
                 Err(error) => return Err(refused(error)),
             }
